@@ -287,6 +287,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/webhooks/{webhook_id}/replay": _webhook(
             webhooks.replay_events, "Send events again", errors=(410, 507)
         ),
+        "POST /v1/webhooks/{webhook_id}/test": _webhook(
+            webhooks.send_example, "Send an example to a webhook", errors=()
+        ),
         "GET /v1/webhooks/{webhook_id}/dead-letters": _webhook(
             webhooks.list_dead_letters, "List dead letters", errors=(410,)
         ),

@@ -326,6 +326,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     webhooks.ChangedWebhook: [{"state": "paused"}],
     webhooks.Replay: [{"after": "0"}],
+    webhooks.AskedExample: [{"type": "line.opened"}],
     webhooks.AskedAgain: [{"events": ["0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"]}],
     matching.MatchRequest: [
         {

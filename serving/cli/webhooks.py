@@ -1,6 +1,7 @@
 """Webhooks: `webhooks create`, `list`, `show`, `change`, `rotate`, `remove`, `replay`,
 `dead-letters`, `retry`, and `webhooks deliver`, which sends events."""
 
+import asyncio
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +15,6 @@ from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings, require_home
 from serving.webhooks import keeper
 from serving.wire import webhooks as wire
-from serving.wire.webhooks import (
-    ChangedWebhook,
-    NewWebhook,
-    RemovedWebhook,
-    Revived,
-    Webhook,
-    WebhookSecret,
-)
 
 WEBHOOK_ID = argument(None, "ID")
 EVENT_TYPES = option("Only these events, as line.opened; may be repeated.", "TYPE", "--type")
@@ -35,7 +28,7 @@ def create_webhook(
     carrier: str | None = option("Whose events.", "CODE", show_default="those of all carriers"),
 ) -> Answer:
     """Send events to an address from now on. The secret that signs them is printed once."""
-    return _tell_secret(_changes(call).create(NewWebhook(sink, tuple(types or ()), carrier)))
+    return _tell_secret(_changes(call).create(wire.NewWebhook(sink, tuple(types or ()), carrier)))
 
 
 @command("webhooks list")
@@ -71,7 +64,7 @@ def change_webhook(
     if types and all_types:
         raise typer.BadParameter("give --type or --all-types, not both")
     kinds = tuple(types) if types else () if all_types else None
-    return _describe(_changes(call).change(webhook_id, ChangedWebhook(sink, kinds, state)))
+    return _describe(_changes(call).change(webhook_id, wire.ChangedWebhook(sink, kinds, state)))
 
 
 @command("webhooks rotate")
@@ -84,7 +77,22 @@ def rotate_secret(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
 def remove_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """End a webhook: what waits is sent to nobody."""
     _changes(call).remove(webhook_id)
-    return done("Removed", f"the webhook {webhook_id}", RemovedWebhook(webhook_id))
+    return done("Removed", f"the webhook {webhook_id}", wire.RemovedWebhook(webhook_id))
+
+
+@command("webhooks test")
+def send_example(
+    call: Call,
+    webhook_id: str = WEBHOOK_ID,
+    kind: str = option("As line.opened.", "TYPE", "--type", default=...),
+) -> Answer:
+    """Send an example of an event to a webhook, signed and once; ends with 1 if it is not taken."""
+    found, deployment = _registry(call).find(webhook_id), call.deployment
+    event = keeper.make_example(found, kind, deployment.vault.deployment_id)
+    call.note("webhook.tested", webhook_id, {"type": event.type})
+    sent = asyncio.run(keeper.send_example(found, event, deployment.settings.webhooks))
+    text = "It was taken." if sent.fault is None else f"It was not taken: {sent.fault}."
+    return Answer(sent, text, is_no=sent.fault is not None)
 
 
 @command("webhooks replay")
@@ -125,7 +133,7 @@ def ask_again(
 ) -> Answer:
     """Try dead letters again, from the first attempt on."""
     count = _changes(call).ask_again(webhook_id, events or ())
-    return Answer(Revived(count), f"{count} dead letters are tried again.")
+    return Answer(wire.Revived(count), f"{count} dead letters are tried again.")
 
 
 @command("webhooks deliver")
@@ -152,12 +160,12 @@ def _changes(call: Call) -> keeper.WebhookChanges:
     return keeper.WebhookChanges(call.deployment, call.actor)
 
 
-def _tell_secret(made: WebhookSecret) -> Answer:
+def _tell_secret(made: wire.WebhookSecret) -> Answer:
     text = f"The webhook {made.webhook.webhook_id}. Its secret, shown once:\n{made.secret}"
     return Answer(made, text)
 
 
-def _describe(shown: Webhook) -> Answer:
+def _describe(shown: wire.Webhook) -> Answer:
     oldest = "" if shown.oldest_at is None else f", the oldest of {shown.oldest_at.isoformat()}"
     text = (
         f"{shown.webhook_id} {escape(shown.sink)}: {shown.state}, {shown.waiting:,} events "

@@ -40,7 +40,7 @@ from serving.wire import cases, enrollments, lines, matching, oversight, people,
 from serving.wire.fields import KnownDocument, Moment
 
 T = TypeVar("T")
-_DEFAULT = Options()
+_USUAL = Options()
 
 
 class AsyncClient:
@@ -74,7 +74,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def enroll(
-        self, activation: Activation, options: Options = _DEFAULT
+        self, activation: Activation, options: Options = _USUAL
     ) -> enrollments.Enrollment:
         """Decides an activation, once, however often it is sent."""
         body, key = activation.write(), activation.idempotency_key
@@ -82,28 +82,28 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def read_enrollment(
-        self, enrollment_id: str, options: Options = _DEFAULT
+        self, enrollment_id: str, options: Options = _USUAL
     ) -> enrollments.EnrollmentRecord:
         """Reads the record of an enrollment."""
         call = get(enrollments.EnrollmentRecord, "enrollments", enrollment_id)
         return await self._send(call, options)
 
     async def find_enrollment(
-        self, idempotency_key: str, options: Options = _DEFAULT
+        self, idempotency_key: str, options: Options = _USUAL
     ) -> enrollments.Enrollment:
         """The answer that an activation with this key got; `ApiError` 404 where it got none."""
         call = get(enrollments.Enrollment, "enrollments", idempotency_key=idempotency_key)
         return await self._send(call, options)
 
     async def match(
-        self, items: Sequence[MatchItem], options: Options = _DEFAULT
+        self, items: Sequence[MatchItem], options: Options = _USUAL
     ) -> tuple[matching.MatchResult, ...]:
         """Up to 256 items, each 1:1, 1:N or both; a result for each, in their order."""
         body = matching.MatchRequest(tuple(item.write() for item in items))
         return (await self._send(post(matching.MatchResults, "match", body=body), options)).items
 
     async def make_templates(
-        self, images: Sequence[bytes], options: Options = _DEFAULT
+        self, images: Sequence[bytes], options: Options = _USUAL
     ) -> matching.Templates:
         """Templates of up to 256 photographs, for `match` until they expire."""
         items = tuple(matching.TemplateItem(image=image) for image in images)
@@ -121,7 +121,7 @@ class AsyncClient:
         liveness: str | None = None,
         portrait: Face | None = None,
         proof: str | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> matching.Verification:
         """A face against one of these; with a `portrait` or `proof` a line and its document."""
         given = (probe, reference, portrait)
@@ -131,7 +131,7 @@ class AsyncClient:
         return await self._send(post(matching.Verification, "verifications", body=body), options)
 
     async def identify(
-        self, probe: Face, threshold: float | None = None, options: Options = _DEFAULT
+        self, probe: Face, threshold: float | None = None, options: Options = _USUAL
     ) -> people.Identification:
         """Finds the people whose references look like this face; for fraud teams."""
         body = people.IdentificationRequest(write_face(probe), threshold)
@@ -141,7 +141,7 @@ class AsyncClient:
         self,
         document: KnownDocument,
         probe: Face,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
         *,
         liveness: str | None = None,
     ) -> lines.HolderLines:
@@ -154,7 +154,7 @@ class AsyncClient:
         line: str,
         document: KnownDocument,
         probe: Face,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
         *,
         liveness: str | None = None,
     ) -> lines.Dispute:
@@ -165,65 +165,63 @@ class AsyncClient:
         body = lines.HolderRequest(document, write_face(probe), liveness)
         return await self._send(post(lines.Dispute, "lines", line, "dispute", body=body), options)
 
-    async def close_line(self, line: str, options: Options = _DEFAULT) -> lines.ClosedLine:
+    async def close_line(self, line: str, options: Options = _USUAL) -> lines.ClosedLine:
         """Closes a line by its number or id; see `dispute` for logs."""
         return await self._send(delete(lines.ClosedLine, "lines", line), options)
 
     async def report_event(
-        self, line: str, kind: ReportedKind, at: datetime, options: Options = _DEFAULT
+        self, line: str, kind: ReportedKind, at: datetime, options: Options = _USUAL
     ) -> lines.LineEvent:
         """Reports what has happened to a line, by its number or id; again, it is the same event."""
         body = lines.EventReport(kind, Moment.of(at))
         call = post(lines.LineEvent, "lines", line, "events", body=body)
         return await self._send(call, options)
 
-    async def read_line_history(self, line: str, options: Options = _DEFAULT) -> lines.LineHistory:
+    async def read_line_history(self, line: str, options: Options = _USUAL) -> lines.LineHistory:
         """Reads the events of a line, and what it waits for."""
         return await self._send(get(lines.LineHistory, "lines", line, "events"), options)
 
     async def exempt_document(
-        self, document_id: str, cause: ExemptionCause, options: Options = _DEFAULT
+        self, document_id: str, cause: ExemptionCause, options: Options = _USUAL
     ) -> lines.Exemption:
         """No limit on lines holds for a document any more."""
         body = lines.ExemptionRequest(cause)
         call = post(lines.Exemption, "documents", document_id, "exemption", body=body)
         return await self._send(call, options)
 
-    async def end_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
+    async def end_exemption(self, document_id: str, options: Options = _USUAL) -> lines.Exemption:
         """The limits hold for a document again."""
         call = delete(lines.Exemption, "documents", document_id, "exemption")
         return await self._send(call, options)
 
-    async def read_exemption(
-        self, document_id: str, options: Options = _DEFAULT
-    ) -> lines.Exemption:
+    async def read_exemption(self, document_id: str, options: Options = _USUAL) -> lines.Exemption:
         """Reads whether limits on lines hold for a document."""
         call = get(lines.Exemption, "documents", document_id, "exemption")
         return await self._send(call, options)
 
     async def start_campaign(
-        self, campaign: lines.CampaignRequest, options: Options = _DEFAULT
+        self, campaign: lines.CampaignRequest, options: Options = _USUAL
     ) -> lines.Campaign:
         """Asks for the holders of many lines by a deadline."""
         return await self._send(post(lines.Campaign, "campaigns", body=campaign), options)
 
     async def add_to_campaign(
-        self, campaign_id: str, numbers: Sequence[str], options: Options = _DEFAULT
+        self, campaign_id: str, numbers: Sequence[str], options: Options = _USUAL
     ) -> lines.AddedLines:
         """Adds up to 1,000 lines, by number or id."""
         body = lines.CampaignLinesRequest(tuple(numbers))
         call = post(lines.AddedLines, "campaigns", campaign_id, "lines", body=body)
         return await self._send(call, options)
 
-    async def end_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
+    async def end_campaign(self, campaign_id: str, options: Options = _USUAL) -> lines.Campaign:
         """Ends a campaign before its deadline: nobody else is asked for."""
         return await self._send(post(lines.Campaign, "campaigns", campaign_id, "end"), options)
 
-    async def list_campaigns(self, options: Options = _DEFAULT) -> lines.Campaigns:
+    async def list_campaigns(self, options: Options = _USUAL) -> lines.Campaigns:
         """The newest campaigns."""
         return await self._send(get(lines.Campaigns, "campaigns"), options)
 
-    async def read_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
+    async def read_campaign(self, campaign_id: str, options: Options = _USUAL) -> lines.Campaign:
         """A campaign, and how far it is."""
         return await self._send(get(lines.Campaign, "campaigns", campaign_id), options)
 
@@ -234,7 +232,7 @@ class AsyncClient:
         state: CampaignLineState = CampaignLineState.OVERDUE,
         after: str | None = None,
         limit: int = 200,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> lines.CampaignLines:
         """A page of a campaign's lines in one state."""
         page: Query = {"state": state, "after": after, "limit": limit}
@@ -242,35 +240,35 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def retrieve_sim_swap_date(
-        self, number: str, options: Options = _DEFAULT
+        self, number: str, options: Options = _USUAL
     ) -> lines.SimSwapDate:
         """When a number got the SIM that it has (CAMARA)."""
         body = lines.SimSwapDateRequest(number)
         return await self._send(ask_camara(lines.SimSwapDate, "retrieve-date", body), options)
 
     async def check_sim_swap(
-        self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
+        self, number: str, max_age_h: int = 240, options: Options = _USUAL
     ) -> lines.SimSwapCheck:
         """Checks whether the number got another SIM within these hours (CAMARA)."""
         body = lines.SimSwapCheckRequest(number, max_age_h)
         return await self._send(ask_camara(lines.SimSwapCheck, "check", body), options)
 
-    async def erase(self, document_id: str, options: Options = _DEFAULT) -> Erased:
+    async def erase(self, document_id: str, options: Options = _USUAL) -> Erased:
         """Erases a document's holder; an `Erasure` where it waits for cases: see `read_erasure`."""
         return await self._send(ask_erasure("DELETE", document_id), options)
 
-    async def withdraw_consent(self, document_id: str, options: Options = _DEFAULT) -> Erased:
+    async def withdraw_consent(self, document_id: str, options: Options = _USUAL) -> Erased:
         """Withdraws consent to a holder's face, which goes as by `erase`; the lines stay."""
         return await self._send(ask_erasure("POST", document_id, "withdrawal"), options)
 
     async def read_erasure(
-        self, document_id: str, options: Options = _DEFAULT
+        self, document_id: str, options: Options = _USUAL
     ) -> enrollments.Erasure:
         """Reads the state of a document's erasure."""
         call = get(enrollments.Erasure, "documents", document_id, "erasure")
         return await self._send(call, options)
 
-    async def read_death(self, document_id: str, options: Options = _DEFAULT) -> people.Death:
+    async def read_death(self, document_id: str, options: Options = _USUAL) -> people.Death:
         """Reads the report of a holder's death; `ApiError` 404 where there is none."""
         return await self._send(get(people.Death, "documents", document_id, "death"), options)
 
@@ -280,22 +278,22 @@ class AsyncClient:
         step: DeathStep,
         *,
         source: DeathSource | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> people.Death:
         """Reports a holder dead (with a `source`), confirms or contests that, or lifts it."""
         body = people.DeathRequest(step, source)
         call = post(people.Death, "documents", document_id, "death", body=body)
         return await self._send(call, options)
 
-    async def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:
+    async def ready(self, options: Options = _USUAL) -> oversight.Readiness:
         """Reads whether the service decides and searches now; that it does not is an answer."""
         return await self._send(READY, options)
 
-    async def version(self, options: Options = _DEFAULT) -> oversight.Version:
+    async def version(self, options: Options = _USUAL) -> oversight.Version:
         """Which version runs, and which model."""
         return await self._send(VERSION, options)
 
-    async def whose_key(self, options: Options = _DEFAULT) -> oversight.KeyHolder:
+    async def whose_key(self, options: Options = _USUAL) -> oversight.KeyHolder:
         """Reads the owner and the role of the key."""
         return await self._send(get(oversight.KeyHolder, "me"), options)
 
@@ -307,26 +305,24 @@ class AsyncClient:
         probe: Face | None = None,
         document: KnownDocument | None = None,
         msisdn: str | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> people.People:
         """Finds the people with a face, a document or a number; exactly one of them."""
         face = None if probe is None else write_face(probe)
         body = people.PeopleRequest(face, document, msisdn)
         return await self._send(post(people.People, "people", "search", body=body), options)
 
-    async def read_document(self, document_id: str, options: Options = _DEFAULT) -> people.Person:
+    async def read_document(self, document_id: str, options: Options = _USUAL) -> people.Person:
         """Reads everything under a document, closed lines and cases too."""
         return await self._send(get(people.Person, "documents", document_id), options)
 
-    async def read_crops(
-        self, enrollment_id: str, options: Options = _DEFAULT
-    ) -> enrollments.Crops:
+    async def read_crops(self, enrollment_id: str, options: Options = _USUAL) -> enrollments.Crops:
         """The aligned faces of an enrollment, where they are kept."""
         call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
         return await self._send(call, options)
 
     async def read_faces(
-        self, document_ids: Sequence[str], options: Options = _DEFAULT
+        self, document_ids: Sequence[str], options: Options = _USUAL
     ) -> people.Faces:
         """The faces that are kept under up to 8 documents, and how alike each two are."""
         body = people.FacesRequest(document_ids=tuple(document_ids))
@@ -345,7 +341,7 @@ class AsyncClient:
         overdue: bool = False,
         after: str | None = None,
         limit: int = 50,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.CasePage:
         """A page of the queue; `assignee` may be "me"."""
         query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
@@ -353,18 +349,18 @@ class AsyncClient:
         query |= {"overdue": "true" if overdue else None}
         return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 
-    async def read_case(self, case_id: str, options: Options = _DEFAULT) -> cases.CaseFile:
+    async def read_case(self, case_id: str, options: Options = _USUAL) -> cases.CaseFile:
         """A case with its history and its documents."""
         return await self._send(get(cases.CaseFile, "cases", case_id), options)
 
     async def assign_case(
-        self, case_id: str, assignee: str | None = "me", options: Options = _DEFAULT
+        self, case_id: str, assignee: str | None = "me", options: Options = _USUAL
     ) -> cases.Case:
         """Gives a case to a person, or with None back to the queue."""
         body = cases.AssignRequest(assignee)
         return await self._send(post(cases.Case, "cases", case_id, "assign", body=body), options)
 
-    async def note_case(self, case_id: str, text: str, options: Options = _DEFAULT) -> cases.Case:
+    async def note_case(self, case_id: str, text: str, options: Options = _USUAL) -> cases.Case:
         """Adds a remark; twice where a first answer was lost and the call is sent again."""
         call = post(cases.Case, "cases", case_id, "notes", body=cases.NoteRequest(text))
         return await self._send(call, options)
@@ -377,7 +373,7 @@ class AsyncClient:
         *,
         seen_at: datetime,
         keep_lines: bool = False,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.Case:
         """Proposes an outcome, with the lines that another person is to close by it, or with
         `keep_lines`: fraud that leaves numbers in use says so.
@@ -387,7 +383,7 @@ class AsyncClient:
         body = write_outcome(outcome, close_lines, seen_at, keep_lines)
         return await self._send(post(cases.Case, "cases", case_id, "propose", body=body), options)
 
-    async def withdraw_proposal(self, case_id: str, options: Options = _DEFAULT) -> cases.Case:
+    async def withdraw_proposal(self, case_id: str, options: Options = _USUAL) -> cases.Case:
         """Takes a proposal back."""
         return await self._send(post(cases.Case, "cases", case_id, "withdraw"), options)
 
@@ -399,7 +395,7 @@ class AsyncClient:
         *,
         seen_at: datetime,
         keep_lines: bool = False,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.Case:
         """Closes a case; lines only by the same proposal of another person. `seen_at` and
         `keep_lines` as above."""
@@ -413,7 +409,7 @@ class AsyncClient:
         restriction: Restriction | None = None,
         after: str | None = None,
         limit: int = 50,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.OutletList:
         """A page of the outlets that may enroll nobody, those with most refused attempts first."""
         query: Query = {"carrier": carrier, "restriction": restriction}
@@ -421,18 +417,18 @@ class AsyncClient:
         return await self._send(get(cases.OutletList, "outlets", **query), options)
 
     async def count_exceptions(
-        self, *, days: int = 30, carrier: str | None = None, options: Options = _DEFAULT
+        self, *, days: int = 30, carrier: str | None = None, options: Options = _USUAL
     ) -> cases.ExceptionCounts:
         """The outlets that have asked for exceptions of late, those with most first."""
         call = get(cases.ExceptionCounts, "exceptions", "outlets", days=days, carrier=carrier)
         return await self._send(call, options)
 
-    async def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> cases.OutletState:
+    async def read_outlet(self, outlet: str, options: Options = _USUAL) -> cases.OutletState:
         """Reads whether an outlet may enroll."""
         return await self._send(get(cases.OutletState, "outlets", outlet), options)
 
     async def suspend_outlet(
-        self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
+        self, outlet: str, case_id: str, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Lets an outlet enroll nobody, at once."""
         body = cases.RestrictRequest(case_id, reason)
@@ -440,7 +436,7 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def bar_outlet(
-        self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
+        self, outlet: str, case_id: str, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Bars an outlet that another person has suspended."""
         body = cases.RestrictRequest(case_id, reason)
@@ -448,7 +444,7 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def lift_restriction(
-        self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
+        self, outlet: str, restriction: Restriction, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
         body = cases.LiftRequest(restriction, reason)
@@ -468,7 +464,7 @@ class AsyncClient:
         overdue: bool = False,
         after: str | None = None,
         limit: int = 50,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.PastEnrollments:
         """A page of what was attempted at an outlet; `state` and `kind` are of its case."""
         query: Query = {"sort": sort, "decision": decision, "state": state, "kind": kind}
@@ -484,7 +480,7 @@ class AsyncClient:
         faces: bool = False,
         reveal: bool = False,
         carrier: str | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> cases.CaseReport:
         """A case as one file for police or a regulator: `html` is the page."""
         body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
@@ -492,11 +488,7 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def measure_precision(
-        self,
-        sweep_id: str | None = None,
-        *,
-        wanted: float | None = None,
-        options: Options = _DEFAULT,
+        self, sweep_id: str | None = None, *, wanted: float | None = None, options: Options = _USUAL
     ) -> sweeps.Precision:
         """Counts the pairs that one sweep, or any, found and people judged to be fraud; and the
         threshold that follows, where so much of it is `wanted`."""
@@ -504,52 +496,50 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def expect_sweep(
-        self, terms: sweeps.SweepRequest, options: Options = _DEFAULT
+        self, terms: sweeps.SweepRequest, options: Options = _USUAL
     ) -> sweeps.Expectation:
         """Estimates the cost and the yield of a sweep."""
         body = replace(terms, dry_run=True)
         return await self._send(post(sweeps.Expectation, "sweeps", body=body), options)
 
     async def start_sweep(
-        self, terms: sweeps.SweepRequest, options: Options = _DEFAULT
+        self, terms: sweeps.SweepRequest, options: Options = _USUAL
     ) -> sweeps.SweepReport:
         """Starts a sweep; `ApiError` 409 where one is alive."""
         return await self._send(post(sweeps.SweepReport, "sweeps", body=terms), options)
 
-    async def list_sweeps(self, limit: int = 50, options: Options = _DEFAULT) -> sweeps.Sweeps:
+    async def list_sweeps(self, limit: int = 50, options: Options = _USUAL) -> sweeps.Sweeps:
         """The newest"""
         return await self._send(get(sweeps.Sweeps, "sweeps", limit=limit), options)
 
-    async def read_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
+    async def read_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """A sweep with its progress of this moment."""
         return await self._send(get(sweeps.SweepReport, "sweeps", sweep_id), options)
 
-    async def pause_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
+    async def pause_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Stops a sweep where it is, to go on later."""
         return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "pause"), options)
 
-    async def resume_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
+    async def resume_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Goes on with a sweep that was paused."""
         return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "resume"), options)
 
-    async def cancel_sweep(self, sweep_id: str, options: Options = _DEFAULT) -> sweeps.SweepReport:
+    async def cancel_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Ends a sweep for good."""
         return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "cancel"), options)
 
     async def list_groups(
-        self, sweep_id: str, after: int = 0, limit: int = 50, options: Options = _DEFAULT
+        self, sweep_id: str, after: int = 0, limit: int = 50, options: Options = _USUAL
     ) -> sweeps.GroupPage:
         """A page of a sweep's groups, the riskiest first."""
         call = get(sweeps.GroupPage, "sweeps", sweep_id, "groups", after=after, limit=limit)
         return await self._send(call, options)
 
-    async def read_group(
-        self, sweep_id: str, key: str, options: Options = _DEFAULT
-    ) -> sweeps.Group:
+    async def read_group(self, sweep_id: str, key: str, options: Options = _USUAL) -> sweeps.Group:
         """A group with its members and the links between their faces."""
         return await self._send(get(sweeps.Group, "sweeps", sweep_id, "groups", key), options)
 
-    async def read_thresholds(self, options: Options = _DEFAULT) -> oversight.CalibratedThresholds:
+    async def read_thresholds(self, options: Options = _USUAL) -> oversight.CalibratedThresholds:
         """The deployment's thresholds, on their calibrated curves."""
         return await self._send(get(oversight.CalibratedThresholds, "thresholds"), options)
 
@@ -561,22 +551,22 @@ class AsyncClient:
         action: str | None = None,
         actor: str | None = None,
         subject: str | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> oversight.AuditPage:
         """Entries of the audit chain above a number, or the newest; for operators."""
         query: Query = {"after": after, "action": action, "actor": actor, "subject": subject}
         return await self._send(get(oversight.AuditPage, "audit", limit=limit, **query), options)
 
-    async def start_backup(self, options: Options = _DEFAULT) -> oversight.Backup:
+    async def start_backup(self, options: Options = _USUAL) -> oversight.Backup:
         """Begins a backup in the service's home; where one runs, it is that one."""
         return await self._send(post(oversight.Backup, "backups"), options)
 
-    async def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
+    async def list_backups(self, options: Options = _USUAL) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
         return await self._send(get(oversight.Backups, "backups"), options)
 
     async def admit_rows(
-        self, sealed: bytes, planned: str | None = None, options: Options = _DEFAULT
+        self, sealed: bytes, planned: str | None = None, options: Options = _USUAL
     ) -> oversight.AdmittedChunk:
         """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
         body = oversight.ImportChunk(sealed=sealed, planned=planned)
@@ -588,7 +578,7 @@ class AsyncClient:
         *,
         limit: int = 100,
         type: str | None = None,  # noqa: A002 - as the interface calls it
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> webhooks.Events:
         """Reads the events beyond a place in the feed, in order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
@@ -600,18 +590,18 @@ class AsyncClient:
         types: Sequence[str] = (),
         *,
         carrier: str | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> webhooks.WebhookSecret:
         """Has events sent to an address, of these types or of all; the secret is told here alone,
         so the call is not repeated: where no answer came, look at `list_webhooks` first."""
         body = webhooks.NewWebhook(sink, tuple(types), carrier)
         return await self._send(post_once(webhooks.WebhookSecret, "webhooks", body=body), options)
 
-    async def list_webhooks(self, options: Options = _DEFAULT) -> webhooks.Webhooks:
+    async def list_webhooks(self, options: Options = _USUAL) -> webhooks.Webhooks:
         """The webhooks of the key's carrier, or all."""
         return await self._send(get(webhooks.Webhooks, "webhooks"), options)
 
-    async def read_webhook(self, webhook_id: str, options: Options = _DEFAULT) -> webhooks.Webhook:
+    async def read_webhook(self, webhook_id: str, options: Options = _USUAL) -> webhooks.Webhook:
         """A webhook, with what waits for it."""
         return await self._send(get(webhooks.Webhook, "webhooks", webhook_id), options)
 
@@ -622,35 +612,42 @@ class AsyncClient:
         sink: str | None = None,
         types: Sequence[str] | None = None,
         state: Literal["active", "paused"] | None = None,
-        options: Options = _DEFAULT,
+        options: Options = _USUAL,
     ) -> webhooks.Webhook:
         """Changes what is given."""
         body = webhooks.ChangedWebhook(sink, None if types is None else tuple(types), state)
         return await self._send(patch(webhooks.Webhook, "webhooks", webhook_id, body=body), options)
 
     async def remove_webhook(
-        self, webhook_id: str, options: Options = _DEFAULT
+        self, webhook_id: str, options: Options = _USUAL
     ) -> webhooks.RemovedWebhook:
         """Ends a webhook."""
         return await self._send(delete(webhooks.RemovedWebhook, "webhooks", webhook_id), options)
 
     async def rotate_secret(
-        self, webhook_id: str, options: Options = _DEFAULT
+        self, webhook_id: str, options: Options = _USUAL
     ) -> webhooks.WebhookSecret:
         """A new secret, told here alone; not repeated, since each call makes another."""
         call = post_once(webhooks.WebhookSecret, "webhooks", webhook_id, "rotate")
         return await self._send(call, options)
 
     async def replay_events(
-        self, webhook_id: str, after: str, options: Options = _DEFAULT
+        self, webhook_id: str, after: str, options: Options = _USUAL
     ) -> webhooks.Webhook:
         """Has every event after a place of the feed sent again."""
-        body = webhooks.Replay(after)
-        call = post(webhooks.Webhook, "webhooks", webhook_id, "replay", body=body)
+        call = post(webhooks.Webhook, "webhooks", webhook_id, "replay", body=webhooks.Replay(after))
+        return await self._send(call, options)
+
+    async def test_webhook(
+        self, webhook_id: str, event_type: str, options: Options = _USUAL
+    ) -> webhooks.SentExample:
+        """Sends an example of this type to a webhook, once."""
+        body = webhooks.AskedExample(event_type)
+        call = post_once(webhooks.SentExample, "webhooks", webhook_id, "test", body=body)
         return await self._send(call, options)
 
     async def list_dead_letters(
-        self, webhook_id: str, after: str = "0", *, limit: int = 100, options: Options = _DEFAULT
+        self, webhook_id: str, after: str = "0", *, limit: int = 100, options: Options = _USUAL
     ) -> webhooks.DeadLetters:
         """The events that are tried no more."""
         place: Query = {"after": after, "limit": limit}
@@ -658,16 +655,14 @@ class AsyncClient:
         return await self._send(call, options)
 
     async def retry_dead_letters(
-        self, webhook_id: str, events: Sequence[str] = (), options: Options = _DEFAULT
+        self, webhook_id: str, events: Sequence[str] = (), options: Options = _USUAL
     ) -> webhooks.Revived:
         """Has these events tried again, or all that were given up."""
         body = webhooks.AskedAgain(tuple(events))
         call = post(webhooks.Revived, "webhooks", webhook_id, "dead-letters", "retry", body=body)
         return await self._send(call, options)
 
-    async def verify_audit(
-        self, after: int = 0, options: Options = _DEFAULT
-    ) -> oversight.ChainPart:
+    async def verify_audit(self, after: int = 0, options: Options = _USUAL) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""
         call = get(oversight.ChainPart, "audit", "verification", after=after)
         return await self._send(call, options)

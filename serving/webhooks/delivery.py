@@ -31,7 +31,7 @@ from engine.registry.events import (
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
 from schema.events import WebhookState
 from serving.settings.terms import WebhookSettings
-from serving.webhooks.receiver import REFUSED, Receiver, show_event
+from serving.webhooks.receiver import TAKEN, Receiver, show_event
 from serving.wire.fields import encode_json
 
 ACTOR = "sosie:webhooks"
@@ -58,7 +58,7 @@ SKEW_S = 5.0
 """By which the clocks of two workers may differ."""
 MOST_UNSAVED = 10_000
 """Events of others that a cursor passes before that is written."""
-TAKEN, GONE = range(200, 300), 410
+GONE = 410
 
 
 @dataclass(slots=True, eq=False)
@@ -137,15 +137,6 @@ class _Route:
     def is_low(self) -> bool:
         """True where it has soon sent all that was read."""
         return self.takes_more and self._count - len(self._waiting) <= READ_AHEAD - PAGE
-
-    def tell(self, fault: str) -> str:
-        """A fault as the webhook's owner may read it: no carrier learns which names and ports there
-        are inside, from the difference between two answers."""
-        if self.webhook.carrier is None:
-            return fault
-        if fault == REFUSED:
-            return "no connection"
-        return "not taken" if self.receiver.network.is_inner else fault
 
     def add_rows(self, rows: Sequence[Undelivered]) -> None:
         """Adds the rows that waited when the webhook was taken over; of many the receiver may be
@@ -455,7 +446,7 @@ class Deliverer:
         elif status == GONE:
             route.is_gone = True
         else:
-            told = route.tell(fault)
+            told = route.receiver.tell(fault, route.webhook.carrier)
             if told != fault and fault not in route.withheld:
                 route.withheld.add(fault)
                 self._log.warning("fault_withheld", webhook_id=route.webhook.id, fault=fault)

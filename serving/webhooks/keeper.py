@@ -4,16 +4,17 @@ webhooks in the form in which they are shown."""
 import asyncio
 import pickle
 import signal
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.registry.database import utc_now
-from engine.registry.events import seal_place
+from engine.registry.database import new_id, utc_now
+from engine.registry.events import Event, seal_place
 from engine.registry.rows import open_each
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, WebhookChange, Webhooks
@@ -22,11 +23,12 @@ from serving.deployment.deployment import Deployment
 from serving.errors import Malformed
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.settings import find_metrics_folder
+from serving.settings.terms import WebhookSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
-from serving.webhooks.receiver import check_sink, show_event
+from serving.webhooks.receiver import TAKEN, UNTOLD, Receiver, check_sink, show_event
 from serving.wire import webhooks
-from serving.wire.fields import of_record
+from serving.wire.fields import ID_EXAMPLE, encode_json, of_record
 
 PROCESS_MODULE = "serving.cluster.processes"
 LOOK_EVERY_S = 10.0
@@ -181,6 +183,53 @@ def read_types(names: Iterable[str]) -> tuple[EventType, ...]:
         return tuple(EventType(one) for one in names)
     except ValueError:
         raise Malformed(f"type of event: unknown; take {', '.join(EventType)}") from None
+
+
+EXAMPLE_ITEMS = 64
+"""What one costs, of its key's rate: nobody floods a receiver by them."""
+_EXAMPLES: Mapping[str, Mapping[str, object]] = {
+    "enrollment": {"decision": "approved", "outlet": "b1", "line_id": ID_EXAMPLE},
+    "line.opened": {"enrollment_id": ID_EXAMPLE, "outlet": "b1"},
+    "line.moved": {},
+    "line.move_asked": {},
+    "line": {"at": "2026-11-28T02:11:09+00:00", "cause": "request"},
+    "case": {"kind": "stolen_document"},
+    "watchlist": {"carrier": "blue", "outlet": "b1"},
+    "sweep": {"state": "done"},
+}
+"""The data of events, by their type or its first word; of others there are none."""
+
+
+def make_example(record: Webhook, name: str, deployment_id: str) -> webhooks.Event:
+    """An event of this type as the webhook is sent them, about a subject that there is not;
+    `Malformed` for a type that it never is."""
+    (kind,), subject = read_types((name,)), new_id()
+    if record.carrier is not None and not kind.is_for_carriers:
+        raise Malformed("type: events of this type are for fraud teams and operators")
+    told = _EXAMPLES.get(kind, _EXAMPLES.get(kind.partition(".")[0], {}))
+    data = {"example": True, **told}
+    event = Event(0, new_id(), kind, utc_now(), subject, None, data, subject)
+    return show_event(event, deployment_id, record.carrier)
+
+
+async def send_example(
+    record: Webhook, event: webhooks.Event, settings: WebhookSettings
+) -> webhooks.SentExample:
+    """Sends an example to a webhook, once and outside of the order of events; signed as all are."""
+    trust = await asyncio.to_thread(ssl.create_default_context)
+    receiver = Receiver(record.sink, settings.networks_of(record.carrier), trust)
+    late = asyncio.create_task(asyncio.sleep(settings.timeout_s))
+    try:
+        body = encode_json(event)
+        status, fault = await receiver.send(event.id, body, record.secrets, settings.timeout_s)
+        told = None if status in TAKEN else receiver.tell(fault, record.carrier)
+        if told == UNTOLD:
+            # As late as a time-out: how soon it came tells of ports, too.
+            await late
+    finally:
+        late.cancel()
+        await receiver.close()
+    return webhooks.SentExample(event, told)
 
 
 def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:

@@ -161,7 +161,8 @@ async def find_addresses(host: str, port: int, allowed: Sequence[Network]) -> li
 KEPT_ALIVE_S = 20.0
 MOST_BODY_BYTES = 16_384
 """So much of an answer is read, to use its connection again; none of it is kept."""
-REFUSED = "address refused"
+REFUSED, UNTOLD = "address refused", "not taken"
+TAKEN = range(200, 300)
 _HEADERS = (
     (b"content-type", b"application/cloudevents+json; charset=utf-8"),
     (b"user-agent", f"sosie/{version('sosie')}".encode()),
@@ -275,6 +276,15 @@ class Receiver:
         except (httpcore.NetworkError, httpcore.ProtocolError):
             return 0, "no answer"
         return status, f"status {status}"
+
+    def tell(self, fault: str, carrier: str | None) -> str:
+        """A fault as the webhook's owner may read it: no carrier learns which names and ports there
+        are inside, from the difference between two answers."""
+        if carrier is None:
+            return fault
+        if fault == REFUSED:
+            return "no connection"
+        return UNTOLD if self.network.is_inner else fault
 
     async def post(self, headers: Headers, body: bytes) -> int:
         """The status of the answer to one POST; no redirect is followed. `AddressRefused`,

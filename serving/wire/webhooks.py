@@ -158,6 +158,19 @@ class DeadLetters(AnswerBody):
     next: str | None
 
 
+class AskedExample(RequestBody):
+    """An example to be sent to a webhook."""
+
+    type: ShownType
+
+
+class SentExample(PrivateAnswer):
+    """An example as it was sent, once; its ids are of nothing."""
+
+    event: Event
+    fault: Annotated[str | None, about("why it was not taken; null: it was")]
+
+
 class Revived(AnswerBody):
     """How many dead letters are tried again."""
 

@@ -7,7 +7,7 @@ from msgspec import structs
 from engine.registry.events import open_place, read_page
 from engine.registry.webhooks import Webhooks as Registry
 from serving.access.authorization import scope_of
-from serving.api.request import Request
+from serving.api.request import Request, note
 from serving.errors import Forbidden
 from serving.ingress.parts import Parts
 from serving.webhooks import keeper
@@ -88,6 +88,21 @@ async def ask_again(
     """Has dead letters tried again, from the first attempt on."""
     context = request.context()
     return wire.Revived(await parts.registrar.ask_again(webhook_id, body.events, context))
+
+
+async def send_example(
+    parts: Parts, request: Request, body: wire.AskedExample, webhook_id: str
+) -> wire.SentExample:
+    """Sends an example of an event to a webhook, signed, and tells what its receiver answered.
+
+    It is sent once, is no part of the feed, and has `example` in its data.
+    """
+    given = (webhook_id, scope_of(request.caller))
+    found = await asyncio.to_thread(_registry(parts).find, *given)
+    event = keeper.make_example(found, body.type, parts.vault.deployment_id)
+    parts.authenticator.charge(request.caller, keeper.EXAMPLE_ITEMS)
+    await note(parts, request, "webhook.tested", webhook_id, type=event.type)
+    return await keeper.send_example(found, event, parts.deployment.settings.webhooks)
 
 
 def _registry(parts: Parts) -> Registry:

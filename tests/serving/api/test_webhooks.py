@@ -1,15 +1,20 @@
 """`/v1/webhooks`: each tenant's own, a secret that is told once, and nothing inside the network."""
 
+from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import psutil
 from standardwebhooks import Webhook as Referee
 
+from serving.access.authentication import Authenticator
+from serving.api.app import build_app
 from serving.webhooks import keeper
 from tests.serving.authority_service import send, serve_authority
 from tests.waiting import wait_until
 
 PATH = "/v1/webhooks"
+EXAMPLE = {"type": "line.suspended"}
 SINK = "https://systems.example/sosie?token=1"
 
 
@@ -28,6 +33,7 @@ def test_a_carrier_manages_its_own_alone(own_service) -> None:
         ("PATCH", "", {"state": "paused"}),
         ("POST", "/replay", {"after": "0"}),
         ("POST", "/rotate", None),
+        ("POST", "/test", EXAMPLE),
         ("POST", "/dead-letters/retry", {"events": []}),
         ("DELETE", "", None),
     ):
@@ -96,11 +102,26 @@ def test_the_service_delivers_by_a_process_that_ends_with_it(
         for key in ("red", "operator"):
             refused = service.ask("POST", PATH, key=key, body={"sink": sink})
             service.assert_refused(refused, 400, "REQUEST.INVALID")
+        asked = f"{PATH}/{made['webhook']['webhook_id']}/test"
+        answer = service.read(service.ask("POST", asked, key="blue", body=EXAMPLE))
+        assert (answer["fault"], receiver.bodies) == (None, [ANY])
+        for kind in ("case.opened", "a.b"):
+            refused = service.ask("POST", asked, key="blue", body={"type": kind})
+            service.assert_refused(refused, 400, "REQUEST.MALFORMED")
+        trail = f"/v1/audit?after=0&limit=100&subject={made['webhook']['webhook_id']}"
+        tested = service.read(service.ask("GET", trail, key="operator"))["entries"][-1]
+        assert (tested["action"], tested["detail"]) == ("webhook.tested", EXAMPLE)
+        authenticator = Authenticator(service.parts.store, cache_s=5, rate_limit=1)
+        parts = replace(service.parts, authenticator=authenticator)
+        limited = replace(service, parts=parts, app=build_app(parts))
+        answers = [limited.ask("POST", asked, key="blue", body=EXAMPLE) for _ in range(5)]
+        assert [one.status_code for one in answers] == [200, 200, 200, 200, 429]
+        del receiver.bodies[1:], receiver.headers[1:]
         path = f"{PATH}/{create(service, key='red')['webhook']['webhook_id']}"
         refused = service.ask("PATCH", path, key="operator", body={"sink": sink})
         service.assert_refused(refused, 400, "REQUEST.INVALID")
         service.enroll(activation(), "e")
-        wait_until(lambda: len(receiver.headers) >= 2)
+        wait_until(lambda: len(receiver.headers) >= 3)
 
         # The service that other tests share may have one, too.
         def find_worker() -> psutil.Process | None:
@@ -113,6 +134,6 @@ def test_the_service_delivers_by_a_process_that_ends_with_it(
         worker = wait_until(find_worker)
         service.match.close()
         assert not worker.is_running()
-    sent = zip(receiver.bodies, receiver.headers, strict=True)
+    sent = zip(receiver.bodies[1:], receiver.headers[1:], strict=True)
     events = [Referee(made["secret"]).verify(*one) for one in sent]
     assert {one["type"] for one in events} == {"enrollment.decided", "line.opened"}

@@ -16,6 +16,7 @@ def test_a_webhook_by_command(sosie, home) -> None:
     assert run("rotate", webhook_id).json["secret"] != secret
     assert run("replay", webhook_id, "--after", "0").json["waiting"] >= 0
     assert run("dead-letters", webhook_id).json == {"dead_letters": [], "next": None}
+    assert run("test", webhook_id, "--type", "line.opened").code == 1
     assert run("retry", webhook_id).json == {"count": 0}
     check = sosie("doctor", "--home", home, "--json").check("webhooks")
     assert (check["state"], check["detail"][:18]) == ("ok", "0 of 1 are active;")

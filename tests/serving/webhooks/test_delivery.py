@@ -23,8 +23,10 @@ from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks
 from engine.retention.job import RUN, DirectRunner, RetentionCertificate, run_retention
 from schema.events import EventType, WebhookState
+from serving.errors import Malformed
 from serving.settings.terms import WebhookSettings
 from serving.webhooks import delivery
+from serving.webhooks.keeper import make_example, send_example
 from tests.engine.retention.conftest import only
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 from tests.tables import tables
@@ -473,3 +475,34 @@ async def test_a_certificate_that_nobody_has_vouched_for_is_refused(
     (dead,) = webhooks.list_dead(webhook.id, carrier=None)
     assert dead.fault == "certificate refused"
     server.close()
+
+
+async def test_an_example_of_each_type_is_sent_once_signed_and_looks_like_a_real_one(
+    webhooks,
+) -> None:
+    async with receiving(204) as receiver:
+        record, secret = webhooks.create(receiver.sink, (), carrier=None, actor="test")
+        made = [make_example(record, kind, webhooks.vault.deployment_id) for kind in EventType]
+        sent = [await send_example(record, one, LOOPBACK) for one in made]
+    events = [Referee(secret).verify(body, headers) for headers, body in receiver.got]
+    assert [one["type"] for one in events] == list(EventType)
+    assert all(one["data"]["example"] is True for one in events)
+    assert {one.fault for one in sent} == {None}
+
+
+async def test_what_refuses_an_example_is_told_to_a_carrier_as_of_any_event(webhooks) -> None:
+    told, taken_s = [], []
+    patient, mine = LOOPBACK.model_copy(update={"timeout_s": 1}), WebhookSettings(timeout_s=1)
+    async with receiving(302) as receiver:
+        for carrier in (None, "blue"):
+            record, _ = webhooks.create(receiver.sink, (), carrier=carrier, actor="test")
+            for settings in (patient, mine):
+                before = monotonic()
+                example = make_example(record, "line.opened", "d")
+                told.append((await send_example(record, example, settings)).fault)
+                taken_s.append(monotonic() - before)
+    assert told == ["status 302", "address refused", "not taken", "no connection"]
+    # Or how soon it came would tell which ports there are inside.
+    assert taken_s[2] >= 1
+    with pytest.raises(Malformed, match="for fraud teams"):
+        make_example(record, "case.opened", "d")
