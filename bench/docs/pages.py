@@ -35,12 +35,13 @@ from bench.core.reports import (
 from bench.suites.accuracy import CAUSES, DEGRADED, HELD_OUT, LOSSES, REPEATS, TOLD
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import find_point, list_galleries
-from engine.accuracy.evaluation_report import draw_det, open_panels, save_figure, write_section
+from engine.accuracy.evaluation_report import draw_det, write_section
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import builtin_card
+from engine.plots import open_panels, save_figure
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
 from schema.decisions import Comparison
 from serving.deployment.models import load_calibration

@@ -1,7 +1,4 @@
-"""Report of an evaluation: a folder with report.md and its picture, JSON, and flagged pairs.
-
-matplotlib is heavy and optional, so it is imported when a figure is opened.
-"""
+"""Report of an evaluation: a folder with report.md and its picture, JSON, and flagged pairs."""
 
 from __future__ import annotations
 
@@ -18,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from engine.accuracy.bootstrap import REPLICATES
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError
 from engine.formatting import DASH, escape_cell, percent, power, span
+from engine.plots import open_panels, save_figure
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
@@ -156,62 +154,15 @@ def write_report(report: Report, *, has_picture: bool = False) -> str:
     return re.sub(r"\n{3,}", "\n\n", page)
 
 
-INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
-MUTED = "#7b8a94"
-DPI = 160
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GRID,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.color": GRID,
-    "xtick.color": INK,
-    "xtick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.color": INK,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-}
-
+CURVE, BAND = "#0b6e75", "#8cc5c4"
 FNMR_TICKS = (1e-5, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 MIN_FNMR, MAX_FNMR = 1e-6, 0.97
 """A logit axis has neither zero nor one."""
 
 
-def open_panels(
-    width: float, height: float, columns: int = 1, **shared: Any
-) -> tuple[Any, list[Any]]:
-    """A figure, in inches, and its axes in a row; `shared`: options of `Figure.subplots`.
-
-    Raises `RequestError` without matplotlib."""
-    try:
-        from matplotlib import rc_context  # noqa: PLC0415 - heavy, and optional
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise RequestError(f"a picture needs matplotlib: {advise_extra('bench')}") from error
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False, **shared).ravel())
-
-
-def save_figure(figure: Any, path: Path, caption: str = "") -> None:
-    """Write a PNG with a caption; raises `RequestError` where it cannot be written."""
-    if caption:
-        figure.supxlabel(caption, fontsize=7.5, color=MUTED)
-    try:
-        # Without matplotlib's version, the same figures give the same file for longer.
-        figure.savefig(path, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise RequestError(f"can't write {path.name}: {error.strerror}") from error
-
-
 def draw_det(report: Report, path: Path) -> None:
-    """Write a PNG of the DET curve with its 95 % band and the points of the report's table.
-
-    Raises `RequestError` without matplotlib, or where there is no curve to draw.
-    """
+    """Write a PNG of the DET curve with its 95 % band and the points of the report's table; raises
+    `RequestError` where there is no curve to draw."""
     if not report["det"]:
         raise RequestError("no DET curve: too few pairs of strangers for a false match rate of 0.1")
     figure, (axes,) = open_panels(8.4, 5.6)
@@ -233,15 +184,15 @@ def draw_det(report: Report, path: Path) -> None:
         place = float(name), max(point["fnmr"], floor)
         axes.plot(*place, "o", ms=7, mfc="white", mec=CURVE, mew=2, zorder=3, clip_on=False)
         text = f"{point['fnmr'] * 100:.2g} %\nscore ≥ {point['threshold']:.3f}"
-        axes.annotate(text, place, (9, 9), textcoords="offset points", fontsize=9, color=INK)
+        axes.annotate(text, place, (9, 9), textcoords="offset points", fontsize=9)
     heading = "How often the right person is missed, for each false match rate"
-    axes.set_title(heading, loc="left", pad=26, fontsize=13, color=INK, weight="bold")
+    axes.set_title(heading, loc="left", pad=26, fontsize=13, weight="bold")
     below = (
         f"{report['people']:,} people, {report['photographs']:,} photographs, "
         f"{report['mated_pairs']:,} mated and {report['nonmated_pairs']:,} non-mated pairs"
     )
-    axes.text(0, 1.025, below, transform=axes.transAxes, fontsize=9.5, color=INK)
+    axes.text(0, 1.025, below, transform=axes.transAxes, fontsize=9.5)
     axes.set_xlabel("false match rate (FMR)")
     axes.set_ylabel("false non-match rate (FNMR)")
-    axes.legend(frameon=False, loc="upper right", labelcolor=INK)
+    axes.legend(frameon=False, loc="upper right")
     save_figure(figure, path)

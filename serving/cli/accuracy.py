@@ -194,7 +194,7 @@ def _describe(
 
 def _require_matplotlib() -> None:
     if find_spec("matplotlib") is None:
-        raise RequestError(f"a picture needs matplotlib: {advise_extra('bench')}")
+        raise RequestError(f"a picture needs matplotlib: {advise_extra('desk')}")
 
 
 CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")

@@ -220,18 +220,13 @@ class SweepRun:
 
 
 def require_libraries(budget: int | None = None) -> None:
-    """`NotInstalled` without pyarrow, for a sweep's files, or with a budget rapidfuzz, for names;
-    the service runs without them."""
-    if find_spec("pyarrow") is None:
-        raise NotInstalled(
-            "a sweep writes its files with pyarrow, which is not installed here: "
-            f"{advise_extra('desk')}"
-        )
-    if budget is not None and find_spec("rapidfuzz") is None:
-        raise NotInstalled(
-            "a budget compares names with rapidfuzz, which is not installed here: "
-            f"{advise_extra('desk')}"
-        )
+    """`NotInstalled` without pyarrow, for a sweep's files, and matplotlib, for its report, or with
+    a budget rapidfuzz, for names; the service runs without them."""
+    for library in ("pyarrow", "matplotlib", *(("rapidfuzz",) if budget is not None else ())):
+        if find_spec(library) is None:
+            raise NotInstalled(
+                f"the sweep needs {library}, which is not installed here: {advise_extra('desk')}"
+            )
 
 
 MOST_STARTS = 3

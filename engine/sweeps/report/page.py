@@ -15,13 +15,6 @@ from markupsafe import Markup
 from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report import views
-from engine.sweeps.report.charts import (
-    ScoreBins,
-    count_scores,
-    draw_chance,
-    draw_scores,
-    draw_timeline,
-)
 from engine.sweeps.report.contents import (
     KIND_MEANINGS,
     KIND_NAMES,
@@ -184,12 +177,12 @@ def _show_scores(contents: ReportInput) -> dict[str, Any]:
             "ranked_share": tell_share(sweep.ranking["true"]),
             "missed": missed,
         }
-    counted = count_scores(contents.scores, threshold, sweep.comparisons, chance.curve)
+    counted = views.count_scores(contents.scores, threshold, sweep.comparisons, chance.curve)
     return {
         "found": found,
         "verdict": judge_chance(found, chance.false_pairs),
-        "chance_chart": draw_chance(chance.false_pairs, found),
-        "score_chart": draw_scores(counted),
+        "chance_chart": views.draw_chance(chance.false_pairs, found),
+        "score_chart": views.draw_scores(counted),
         "bins": _list_bins(counted),
         "missed": missed,
     }
@@ -202,14 +195,14 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
     return {
         "weeks": weeks,
         "earlier_lines": sum(one.lines for one in summary.weeks if first and one.monday < first),
-        "week_chart": draw_timeline(weeks) if weeks else None,
+        "week_chart": views.draw_timeline(weeks) if weeks else None,
         "sellers": {"Outlet": summary.outlets[:MOST_SELLERS], "Carrier": summary.carriers},
         "liveness_days": LIVENESS_WINDOW.days,
         "other_outlets": max(len(summary.outlets) - MOST_SELLERS, 0),
     }
 
 
-def _list_bins(counted: ScoreBins) -> list[tuple[float, float, int, list[float] | None]]:
+def _list_bins(counted: views.ScoreBins) -> list[tuple[float, float, int, list[float] | None]]:
     """Bins from the threshold: from, to, found, and the strangers (value, low, high) if known."""
     return [
         (low, high, found, None if strangers[0] != strangers[0] else strangers)

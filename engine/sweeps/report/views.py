@@ -1,19 +1,24 @@
-"""Groups as the page shows them: a row in the table, and a card for each of the first.
+"""Views of a sweep: its charts, and its groups as rows of a table and, the first, as cards.
 
-A card draws its group as a graph: identities, their links, and the weakest link. What is drawn is
-inline SVG: marks carry classes, and the page's style sheet gives them colour; all texts and values
-are escaped.
+A card shows its group as a graph, which its template draws: identities, their links, and the
+weakest link.
 """
 
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
-from engine.formatting import plural
+from engine.formatting import count
+from engine.matching.calibration import CalibrationCurve, Rate
+from engine.plots import INK, embed_figure, open_panels
 from engine.sweeps.groups import strongest_tree
 from engine.sweeps.report.contents import (
     KIND_NAMES,
@@ -21,226 +26,164 @@ from engine.sweeps.report.contents import (
     RiskReason,
     describe_term,
     format_day,
+    format_rate,
     letter,
 )
+from engine.sweeps.risk import Week
 from schema.sweeps import Group, Identity, Link
 
-WIDTH = 960.0
-"""Width of a chart across the page, in its own units; the page scales it."""
+_FOUND, _CHANCE, _BAND, _UNKNOWN = "#0072b2", "#d55e00", "#f6d3b8", "#7b8a9426"
+_LEAST = 0.1
 
-Point = tuple[float, float]
-Tick = tuple[float, str]
+BIN = 0.01
+"""Width of a bar of the histogram, in score."""
 
-
-def element(
-    name: str, content: Iterable[Markup | str] | str = (), /, **attributes: object
-) -> Markup:
-    """An element; `class_` and `stroke_width` are written `class` and `stroke-width`."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _write(value))
-        for key, value in attributes.items()
-    )
-    inside = content if isinstance(content, str) else Markup("").join(content)
-    return Markup("<{0}{1}>{2}</{0}>").format(name, written, inside)
+_BINS_BELOW = 12
+# A bar of one pair must be seen on a scale that has no zero.
+_FLOOR = 0.5
 
 
-def text(x: float, y: float, content: str, **attributes: object) -> Markup:
-    """A label; each is an element of its own, so that no direction of writing reaches another."""
-    return element("text", content, x=x, y=y, **attributes)
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreBins:
+    """Bins of score: `edges` float64[n + 1], `found` int64[n].
 
-
-def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> Markup:
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, **attributes)
-
-
-def rect(
-    x: float, y: float, width: float, height: float, *, title: str = "", **attributes: object
-) -> Markup:
-    """A rectangle, with a tooltip if it has a `title`."""
-    content = [element("title", title)] if title else []
-    return element("rect", content, x=x, y=y, width=width, height=height, **attributes)
-
-
-def path(points: Iterable[Point], *, closed: bool = False, **attributes: object) -> Markup:
-    """Straight lines from point to point."""
-    steps = " ".join(f"{_write(x)},{_write(y)}" for x, y in points)
-    return element("polygon" if closed else "polyline", points=steps, **attributes)
-
-
-def chart(
-    width: float, height: float, label: str, parts: Iterable[Markup], **attributes: object
-) -> Markup:
-    """The whole drawing; `label` says in words what it shows."""
-    box = f"0 0 {_write(width)} {_write(height)}"
-    return element("svg", parts, viewBox=box, role="img", aria_label=label, **attributes)
-
-
-def _write(value: object) -> str:
-    """A tenth of a unit is finer than any screen shows."""
-    if isinstance(value, float):
-        return f"{round(value, 1) or 0:g}"
-    return str(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Maps the values `low` to `high` onto `start` to `end`; values beyond an end lie on it."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    is_log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high, held = self.low, self.high, min(max(value, self.low), self.high)
-        if self.is_log:
-            low, high, held = math.log(low), math.log(high), math.log(held)
-        share = (held - low) / ((high - low) or 1.0)
-        return self.start + share * (self.end - self.start)
-
-
-def linear_ticks(
-    low: float, high: float, count: int, *, least_step: float = 0.0, covers: bool = False
-) -> list[float]:
-    """Multiples of a round step from `low` to `high`, about `count` of them.
-
-    With `covers` the last one is `high` or the next above it.
+    One edge is the threshold; the `below` bins before it show what strangers would bring there,
+    but no pair was kept. `strangers` float64[n, 3] is what chance brings to each bin (value, low,
+    high), NaN beyond what the calibration supports. `ends_at` is the score where that begins, and
+    `bound` the most strangers beyond it or the threshold.
     """
-    rough = max((high - low) / count, least_step)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    last = math.ceil(high / step - 1e-6) if covers else math.floor(high / step + 1e-6)
-    return [number * step for number in range(math.ceil(low / step - 1e-6), last + 1)]
+
+    edges: NDArray[np.float64]
+    below: int
+    found: NDArray[np.int64]
+    strangers: NDArray[np.float64]
+    ends_at: float
+    bound: float
+
+    @property
+    def threshold(self) -> float:
+        return float(self.edges[self.below])
 
 
-def log_ticks(low: float, high: float, factors: Sequence[int] = (1,)) -> list[float]:
-    """Powers of ten from `low` to `high`, each times the `factors`."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in factors]
-    return [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+def count_scores(
+    scores: NDArray[np.float32], threshold: float, comparisons: int, curve: CalibrationCurve
+) -> ScoreBins:
+    """Counts the pairs in each bin, and the strangers that `comparisons` bring to it."""
+    below = min(_BINS_BELOW, math.floor((threshold + 1) / BIN))
+    above = max(math.ceil((1 - threshold) / BIN - 1e-6), 1)
+    edges = threshold + BIN * np.arange(-below, above + 1, dtype=np.float64)
+    # A score that rounding put beyond an end belongs to the bin there.
+    found, _ = np.histogram(np.clip(scores, threshold, edges[-1]), edges)
+    strangers = np.full((len(found), 3), np.nan)
+    for number, (low, high) in enumerate(pairwise(edges.tolist())):
+        here, over = curve.fmr_at(low), curve.fmr_at(high)
+        if not here.is_bound and not over.is_bound:
+            share = 1 - over.value / here.value
+            strangers[number] = np.array([here.value, here.low, here.high]) * share * comparisons
+    ends_at = curve.points[-1].threshold
+    bound = curve.fmr_at(max(threshold, math.nextafter(ends_at, math.inf))).high * comparisons
+    return ScoreBins(edges, below, found, strangers, ends_at, bound)
 
 
-def whole_decades(low: float, high: float) -> tuple[float, float]:
-    """The nearest powers of ten around `low` and `high`, at least one decade apart."""
-    first = math.floor(math.log10(low) + 1e-9)
-    last = max(first + 1, math.ceil(math.log10(high) - 1e-9))
-    return 10.0**first, 10.0**last
+def draw_scores(counted: ScoreBins) -> Markup:
+    """Bars for the pairs found, and a curve with its band for strangers, where it is known."""
+    figure, (axes,) = open_panels(9.6, 3.8)
+    edges, threshold = counted.edges, counted.threshold
+    axes.bar(edges[:-1], counted.found, 0.9 * BIN, align="edge", color=_FOUND, label="found")
+    middles, (value, low, high) = (edges[:-1] + edges[1:]) / 2, counted.strangers.T
+    axes.fill_between(middles, low, high, color=_BAND, lw=0)
+    axes.plot(middles, value, color=_CHANCE, lw=2, label="expected by chance, with its 95 % band")
+    if counted.ends_at < edges[-1]:
+        bound = f"beyond the calibration: at most {count(counted.bound)} strangers in all"
+        axes.axvspan(counted.ends_at, edges[-1], color=_UNKNOWN, lw=0, zorder=0, label=bound)
+    axes.axvline(threshold, color=INK)
+    above = axes.get_xaxis_transform()
+    _mark(axes, f"threshold {threshold:.3f}", (threshold, 1), (0, 4), ha="center", xycoords=above)
+    axes.set_xlim(edges[0], edges[-1])
+    highest = max(float(counted.found.max()), float(np.nanmax(counted.strangers, initial=10.0)))
+    # Before the scale, which would look for limits among no data.
+    axes.set_ylim(_FLOOR, 2 * highest)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("score")
+    axes.set_ylabel(f"pairs in each {BIN:g} of score")
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return embed_figure(
+        figure,
+        f"Histogram: {int(counted.found.sum()):,} pairs by score, from the threshold "
+        f"{threshold:.3f} to 1. Its numbers are in the table below.",
+    )
 
 
-def draw_y_axis(x: Scale, y: Scale, ticks: Iterable[Tick]) -> list[Markup]:
-    """Horizontal grid lines with their labels on the left."""
-    parts = []
-    for value, label in ticks:
-        parts.append(line(x.start, y(value), x.end, y(value), class_="grid"))
-        parts.append(text(x.start - 8, y(value) + 4, label, class_="tick", text_anchor="end"))
-    return parts
+def draw_chance(expected: Rate, found: int) -> Markup:
+    """A band for the interval of what is expected by chance, a diamond for what was found."""
+    figure, (axes,) = open_panels(9.6, 1.7)
+    seen = [value for value in (expected.low, expected.value, expected.high, found) if value > 0]
+    low = math.floor(math.log10(max(min(seen, default=1.0), _LEAST)))
+    high = math.ceil(math.log10(max([*seen, 10.0])))
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = [0.0, *(step * 10.0**power for power in range(low, high) for step in steps), 10.0**high]
+    # Zero has a place on the scale: from there to the first power of ten it is linear.
+    axes.set_xscale("symlog", linthresh=10.0**low, linscale=0.2)
+    axes.set_xticks(ticks, [count(value) for value in ticks])
+    axes.set_xlim(0, ticks[-1])
+    width = expected.high - expected.low
+    if expected.is_bound:
+        axes.barh(1, width, 0.4, expected.low, color="none", ec=_CHANCE, lw=1.5, ls="--")
+    else:
+        axes.barh(1, width, 0.4, expected.low, color=_BAND, ec=_BAND, lw=2)
+        axes.plot([expected.value] * 2, [0.7, 1.3], color=_CHANCE, lw=2.5)
+    axes.plot([0, found], [0, 0], color=_FOUND, marker="D", markevery=[1], ms=8, clip_on=False)
+    _mark(axes, format_rate(expected), (expected.high, 1), (8, 0), va="center")
+    _mark(axes, f"{found:,}", (found, 0), (8, 0), va="center")
+    axes.set_yticks([1, 0], ["Expected by chance", "Found"])
+    axes.set_ylim(-0.5, 1.5)
+    axes.set_xlabel("pairs, on a scale of powers of ten")
+    axes.grid(visible=False, axis="y")
+    return embed_figure(
+        figure, f"Expected by chance: {format_rate(expected)} pairs. Found: {found:,} pairs."
+    )
 
 
-def draw_x_axis(x: Scale, bottom: float, ticks: Iterable[Tick], **label: object) -> list[Markup]:
-    """The base line, and ticks with their labels below it; `label` are attributes of those."""
-    parts = [line(x.start, bottom, x.end, bottom, class_="axis")]
-    for value, content in ticks:
-        parts.append(line(x(value), bottom, x(value), bottom + 5, class_="axis"))
-        parts.append(text(x(value), bottom + 20, content, class_="tick", **label))
-    return parts
+def draw_timeline(weeks: Sequence[Week]) -> Markup:
+    """A bar for each week, quiet ones included; the busiest is named. `weeks` is not empty."""
+    figure, (axes,) = open_panels(9.6, 2.5)
+    first, last = weeks[0].monday, weeks[-1].monday
+    busiest = max(weeks, key=lambda week: week.lines)
+    mondays, lines = [week.monday for week in weeks], [week.lines for week in weeks]
+    axes.bar(mondays, lines, timedelta(days=6), align="edge", color=_FOUND)
+    named = f"week of {busiest.monday}: {busiest.lines:,}"
+    is_early = busiest.monday - first <= last - busiest.monday
+    place = busiest.monday + timedelta(days=0 if is_early else 6), busiest.lines
+    _mark(axes, named, place, (0, 5), ha="left" if is_early else "right")
+    # Where they are few their bars are no wider.
+    axes.set_xlim(first, max(last + timedelta(weeks=1), first + timedelta(weeks=16)))
+    axes.set_ylim(0, 1.2 * max(busiest.lines, 1))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylabel("lines opened")
+    axes.grid(visible=False, axis="x")
+    return embed_figure(
+        figure,
+        f"Lines opened a week, {first} to {last}; most in the week of {busiest.monday}: "
+        f"{busiest.lines:,}.",
+    )
+
+
+def _mark(
+    axes: Any, words: str, place: tuple[Any, float], away: tuple[int, int], **options: Any
+) -> None:
+    axes.annotate(words, place, away, textcoords="offset points", weight="bold", **options)
 
 
 MOST_NODES = 26
+"""Identities of a group in its card, lettered A, B, C… in the group's order."""
+
 MOST_EDGES = 120
 
 _FEW_EDGES = 15
+# The graph's own units: `viewBox` of the template.
 _WIDTH, _HEIGHT, _MARGIN = 360.0, 260.0, 26.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """The part of a group that is drawn: edges by node number, with their scores."""
-
-    identities: Sequence[Identity]
-    edges: Sequence[tuple[int, int]]
-    scores: Sequence[float]
-    weakest: int | None
-
-
-def draw_group(group: Group) -> Markup:
-    """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…; of many links
-    only the strongest, and those that hold the group together."""
-    drawn = _choose(group)
-    places = _place(len(drawn.identities))
-    parts = [*_draw_edges(drawn, places), *_draw_nodes(drawn.identities, places)]
-    label = (
-        f"{plural(len(group.identities), 'identity', 'identities')}, "
-        f"{plural(len(group.links), 'link')} between them."
-    )
-    return chart(_WIDTH, _HEIGHT, label, parts, class_="network")
-
-
-def _choose(group: Group) -> _Drawn:
-    identities = group.identities[:MOST_NODES]
-    places = {one.document_id: number for number, one in enumerate(identities)}
-    links = [one for one in group.links if one.left in places and one.right in places]
-    edges = [(places[one.left], places[one.right]) for one in links]
-    scores = [one.score for one in links]
-    tree = set(strongest_tree(len(identities), edges, scores))
-    ranked = sorted(range(len(links)), key=lambda one: (one not in tree, -scores[one], edges[one]))
-    kept = sorted(ranked[:MOST_EDGES])
-    weakest = next((n for n, one in enumerate(kept) if _is_same(links[one], group.weakest)), None)
-    return _Drawn(identities, [edges[one] for one in kept], [scores[one] for one in kept], weakest)
-
-
-def _is_same(link: Link, weakest: Link | None) -> bool:
-    return weakest is not None and {link.left, link.right} == {weakest.left, weakest.right}
-
-
-def _place(count: int) -> list[Point]:
-    """Places the nodes on an ellipse, from the left: nearly all of a group's pairs are links."""
-    x, y = _WIDTH / 2, _HEIGHT / 2
-    angles = [2 * math.pi * number / count for number in range(count)]
-    return [
-        (x - (x - _MARGIN - 20) * math.cos(one), y - (y - _MARGIN) * math.sin(one))
-        for one in angles
-    ]
-
-
-def _draw_edges(drawn: _Drawn, places: Sequence[Point]) -> list[Markup]:
-    low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
-    # Many thick lines would be one dark area.
-    width = Scale(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
-    parts = []
-    for number, ((one, other), score) in enumerate(zip(drawn.edges, drawn.scores, strict=True)):
-        if number != drawn.weakest:
-            parts.append(
-                line(*places[one], *places[other], class_="edge", stroke_width=width(score))
-            )
-    if drawn.weakest is not None:
-        one, other = drawn.edges[drawn.weakest]
-        parts.append(line(*places[one], *places[other], class_="edge weakest"))
-        parts.extend(_draw_score(places[one], places[other], drawn.scores[drawn.weakest]))
-    return parts
-
-
-def _draw_score(start: Point, end: Point, score: float) -> list[Markup]:
-    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    pill = rect(x - 21, y - 10, 42, 20, rx=10, class_="pill")
-    return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
-
-
-def _draw_nodes(identities: Sequence[Identity], places: Sequence[Point]) -> list[Markup]:
-    """The area of a node grows with its lines; an open dispute adds a ring."""
-    parts = []
-    for number, (identity, (x, y)) in enumerate(zip(identities, places, strict=True)):
-        radius = min(10 + 2.2 * math.sqrt(len(identity.lines)), 20.0)
-        title = f"{letter(number)}: {plural(len(identity.lines), 'line')}"
-        if identity.disputes:
-            title += f", {plural(identity.disputes, 'open dispute')}"
-            parts.append(element("circle", cx=x, cy=y, r=radius + 4, class_="dispute"))
-        parts.append(
-            element("circle", [element("title", title)], cx=x, cy=y, r=radius, class_="node")
-        )
-        parts.append(text(x, y + 4.5, letter(number), class_="node-name", text_anchor="middle"))
-    return parts
-
 
 MOST_ROWS = 200
 """Groups in the table; the others are only counted, and are in `groups.parquet`."""
@@ -271,7 +214,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An identity in a card; `face` is a `data:` URI."""
+    """An identity in a card; `face` is a `data:` URI, and the circle at `x`, `y` is its node."""
 
     letter: str
     identity: Identity
@@ -279,16 +222,29 @@ class Member:
     outlets: Sequence[str]
     opened: tuple[str, str] | None
     face: str | None
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A link between two members, drawn wider for a higher score."""
+
+    link: Link
+    one: Member
+    other: Member
+    width: float
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A group with its first members; `weakest` names the two of its weakest link."""
+    """A group with its first members, and the links that are drawn; `weakest` is none of these."""
 
     row: Row
-    graph: Markup | None
     members: tuple[Member, ...]
-    weakest: tuple[str, str] | None
+    edges: Sequence[Edge]
+    weakest: Edge | None
 
 
 def list_rows(contents: ReportInput) -> list[Row]:
@@ -324,6 +280,7 @@ def _row(rank: int, group: Group, case: str | None) -> Row:
 
 def _card(row: Row, faces: Mapping[str, str], names: Mapping[str, str]) -> Card:
     group = row.group
+    identities = group.identities[:MOST_NODES]
     members = tuple(
         Member(
             letter=letter(number),
@@ -332,17 +289,44 @@ def _card(row: Row, faces: Mapping[str, str], names: Mapping[str, str]) -> Card:
             outlets=sorted({line.outlet for line in one.lines}),
             opened=_span(line.opened_at for line in one.lines),
             face=faces.get(one.document_id),
+            **_place(2 * math.pi * number / len(identities)),
+            # Its area grows with the lines.
+            radius=round(min(10 + 2.2 * math.sqrt(len(one.lines)), 20.0), 1),
         )
-        for number, one in enumerate(group.identities[:MOST_NODES])
+        for number, one in enumerate(identities)
     )
-    letters = {one.identity.document_id: one.letter for one in members}
-    weakest = group.weakest and (letters.get(group.weakest.left), letters.get(group.weakest.right))
-    return Card(
-        row=row,
-        graph=draw_group(group) if group.links else None,
-        members=members,
-        weakest=(weakest[0], weakest[1]) if weakest and weakest[0] and weakest[1] else None,
-    )
+    edges = _choose_edges(group, members)
+    weakest = next((one for one in edges if one.link == group.weakest), None)
+    return Card(row, members, [one for one in edges if one is not weakest], weakest)
+
+
+def _place(angle: float) -> dict[str, float]:
+    """Nodes lie on an ellipse, from the left: nearly all of a group's pairs are links."""
+    x, y = _WIDTH / 2, _HEIGHT / 2
+    return {
+        "x": round(x - (x - _MARGIN - 20) * math.cos(angle), 1),
+        "y": round(y - (y - _MARGIN) * math.sin(angle), 1),
+    }
+
+
+def _choose_edges(group: Group, members: Sequence[Member]) -> list[Edge]:
+    """Of many links only the strongest, and those that hold the group together."""
+    numbers = {one.identity.document_id: number for number, one in enumerate(members)}
+    links = [one for one in group.links if one.left in numbers and one.right in numbers]
+    ends = [(numbers[one.left], numbers[one.right]) for one in links]
+    scores = [one.score for one in links]
+    tree = set(strongest_tree(len(members), ends, scores))
+    ranked = sorted(range(len(links)), key=lambda one: (one not in tree, -scores[one], ends[one]))
+    kept = sorted(ranked[:MOST_EDGES])
+    low, high = (of((scores[one] for one in kept), default=0.0) for of in (min, max))
+    # Many thick lines would be one dark area.
+    most = 3.0 if len(kept) <= _FEW_EDGES else 1.0
+    edges = []
+    for one in kept:
+        left, right = ends[one]
+        width = round(1 + most * (scores[one] - low) / ((high - low) or 1.0), 1)
+        edges.append(Edge(links[one], members[left], members[right], width))
+    return edges
 
 
 def _span(moments: Iterable[datetime]) -> tuple[str, str] | None:

@@ -1,7 +1,6 @@
 """Pictures of an evaluation: drawn of its report alone, or refused in one line."""
 
 import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 
 from engine.accuracy.evaluate import evaluate
 from engine.accuracy.evaluation_report import draw_det, times
-from engine.errors import RequestError, SosieError
+from engine.errors import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +34,6 @@ def test_the_same_report_gives_the_same_file(report, tmp_path) -> None:
     for name in ("one.png", "two.png"):
         draw_det(report, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-
-
-def test_a_missing_matplotlib_says_what_to_install(report, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SosieError, match=r"pip install -e '\.\[bench\]'"):
-        draw_det(report, tmp_path / "det.png")
 
 
 def test_too_few_pairs_give_no_picture(report, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,14 @@ def test_minutes_of_work_do_not_end_in_a_wrong_file_or_an_unsupported_rate(
     assert_refused(sosie("evaluate", folder, "--attributes", labels), "line 2: the folder has no")
     assert_refused(sosie("evaluate", folder, "--fmr", "1e-9"), "is not supported")
     assert_refused(sosie("calibrate", folder), "nothing would be kept")
+
+
+def test_without_matplotlib_a_picture_is_refused_before_the_work(
+    folder, sosie, tmp_path, monkeypatch, assert_refused
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused = sosie("evaluate", folder, "--plot", tmp_path / "curve.png")
+    assert_refused(refused, "needs matplotlib: run pip install -e '.[desk]'")
 
 
 def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(

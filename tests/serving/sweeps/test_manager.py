@@ -206,13 +206,14 @@ def test_a_sweep_that_cannot_be_done_fails_with_one_line_without_anything_person
     assert not (deployment.sweep_folder / failed.id / "checkpoint").exists()
 
 
+@pytest.mark.parametrize("library", ["pyarrow", "matplotlib"])
 def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_starts(
-    manager, monkeypatch
+    library: str, manager, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(NotInstalled, match=r"pip install -e '\.\[desk\]'"):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(NotInstalled, match=rf"needs {library}.* pip install -e '\.\[desk\]'"):
         manager.start(REQUEST, ACTOR)
-    absent = "import sys; sys.modules.update(pyarrow=None);"
+    absent = f"import sys; sys.modules.update({library}=None);"
     subprocess.run([sys.executable, "-c", f"{absent} import serving.registrar.service"], check=True)
 
 
