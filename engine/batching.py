@@ -68,8 +68,7 @@ class Call(Generic[P, R]):
         self.weight = weight
         self.lane = lane
         self.alone = alone
-        self.arrived_at = now = monotonic()
-        self.expires_at = None if timeout_s is None else now + timeout_s
+        self.expires_at = None if timeout_s is None else monotonic() + timeout_s
         super().__init__()
 
     def answer(self, result: R) -> None:

@@ -28,8 +28,7 @@ from engine.faces.embedder import (
     measure_scale,
     normalise,
 )
-from engine.faces.face_records import is_record
-from engine.faces.image_files import ImageLimits
+from engine.faces.image_files import ImageLimits, is_record
 from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.quality import Quality, find_problems, judge_clarity, judge_light, measure_quality

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from engine.errors import ImageDamaged, ImageUnsupported
 
-_FACE = b"FAC\0"
+FACE = b"FAC\0"
 _2005, _2011 = b"010\0", b"030\0"
 _DATA_GROUP_2, _GROUP, _TEMPLATE, _FACE_BLOCK = 0x75, 0x7F61, 0x7F60, 0x65
 _DATA, _DATA_CONSTRUCTED, _PROTECTED, _STANDARD = 0x5F2E, 0x7F2E, 0x7D, 0xA1
-_PIV, _PIV_HEADER = b"\x03\x0d", 88
+PIV, _PIV_HEADER = b"\x03\x0d", 88
 _MAX_ELEMENTS = 256
 
 _DAMAGED = "the face record is truncated or damaged; read the document again"
@@ -25,14 +25,6 @@ _TYPES_19794 = {0: "JPEG", 1: "JPEG2000", 2: "JPEG2000", 3: "PNG"}
 _TYPES_39794 = {0: None, 1: None, 2: "JPEG", 3: "JPEG2000", 4: "JPEG2000", 5: "PNG"}
 
 
-def is_record(data: bytes) -> bool:
-    """True where the first bytes are those of a record."""
-    if data.startswith((_FACE, _PIV, b"\x7f\x60", b"\x7f\x61")):
-        return True
-    # The letters u and e, unless a length of several bytes follows.
-    return data[:1] in (b"\x75", b"\x65") and b"\x81" <= data[1:2] <= b"\x84"
-
-
 def find_image(data: bytes) -> tuple[bytes, str | None]:
     """The image file in a record, and the format that the record says it has.
 
@@ -40,9 +32,9 @@ def find_image(data: bytes) -> tuple[bytes, str | None]:
     images, or is encrypted.
     """
     try:
-        if data.startswith(_PIV):
+        if data.startswith(PIV):
             return _open_piv(data)
-        if data.startswith(_FACE):
+        if data.startswith(FACE):
             return _open_19794(data)
         tag, value, rest = _read_element(data)
         if rest.strip(b"\0"):
@@ -62,7 +54,7 @@ def _open_piv(data: bytes) -> tuple[bytes, str | None]:
 
 def _open_19794(data: bytes) -> tuple[bytes, str | None]:
     version, length, count = struct.unpack_from(">4sIH", data, 4)
-    if version not in (_2005, _2011) or not data.startswith(_FACE):
+    if version not in (_2005, _2011) or not data.startswith(FACE):
         raise ImageUnsupported("a face record of an unknown version; send the image inside it")
     if length != len(data):
         raise ImageDamaged(_DAMAGED)

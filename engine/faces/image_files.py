@@ -102,6 +102,14 @@ def sniff_format(data: bytes) -> Kind | None:
     return None
 
 
+def is_record(data: bytes) -> bool:
+    """True where the first bytes are those of a document's record of a face."""
+    if data.startswith((face_records.FACE, face_records.PIV, b"\x7f\x60", b"\x7f\x61")):
+        return True
+    # The letters u and e, unless a length of several bytes follows.
+    return data[:1] in (b"\x75", b"\x65") and b"\x81" <= data[1:2] <= b"\x84"
+
+
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     """The header of an image file, or of the image in a face record, that is worth decoding.
 
@@ -115,7 +123,7 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
             f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
         )
     declared = None
-    if face_records.is_record(data):
+    if is_record(data):
         data, declared = face_records.find_image(data)
     kind = sniff_format(data)
     if kind is None:
@@ -142,7 +150,7 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
     None for what `read_header` would refuse as no image or a damaged one.
     """
     with suppress(struct.error, IndexError, KeyError, ImageError):
-        if face_records.is_record(data):
+        if is_record(data):
             data, _ = face_records.find_image(data)
         kind = sniff_format(data)
         match kind:

@@ -49,12 +49,11 @@ def require_in_step(writer: Writer, gallery: Gallery) -> None:
 class DecidedBatch:
     """One batch after its callers were answered.
 
-    `waited_s` is how long its oldest item waited, `judge_s` and `publish_s` what the batch took;
-    an error in `outcomes` is an item that could not be judged.
+    `judge_s` and `publish_s` are what the batch took; an error in `outcomes` is an item that could
+    not be judged.
     """
 
     outcomes: Sequence[Answer | SosieError]
-    waited_s: float
     judge_s: float
     publish_s: float
 
@@ -200,6 +199,7 @@ class Registrar:
         *,
         timeout_s: float | None = None,
         asked_on: AbstractEventLoop | None = None,
+        waits: bool = False,
     ) -> Future[Outcome]:
         """Puts a request in the queue; the future holds an answer, or an error as a value.
 
@@ -208,16 +208,22 @@ class Registrar:
         fetched by its key. What a loop `asked_on` submits in one go comes into one batch.
 
         Raises `IdempotencyInFlight` while one with its key is being judged, and `Overloaded`
-        when the queue is full.
+        when the queue is full, unless it `waits` for room.
         """
-        return self._enqueue(request, timeout_s, asked_on=asked_on)
+        call = _Enrollment(request, timeout_s, self._in_flight)
+        call.asked_on = asked_on
+        try:
+            return self._queue.submit(call, wait=waits)
+        except BaseException:
+            call.leave()
+            raise
 
     def enroll(self, requests: Sequence[EnrollmentRequest]) -> list[Outcome]:
         """Judges these requests in order; waits for room in the queue instead of refusing."""
         outcomes: list[Future[Outcome] | SosieError] = []
         for request in requests:
             try:
-                outcomes.append(self._enqueue(request, wait=True))
+                outcomes.append(self.submit(request, waits=True))
             except SosieError as error:
                 outcomes.append(error)
         return [item if isinstance(item, SosieError) else item.result() for item in outcomes]
@@ -293,22 +299,6 @@ class Registrar:
         """True where its thread runs; one that has ended is not restarted."""
         return self._queue.is_alive
 
-    def _enqueue(
-        self,
-        request: EnrollmentRequest,
-        timeout_s: float | None = None,
-        *,
-        wait: bool = False,
-        asked_on: AbstractEventLoop | None = None,
-    ) -> Future[Outcome]:
-        call = _Enrollment(request, timeout_s, self._in_flight)
-        call.asked_on = asked_on
-        try:
-            return self._queue.submit(call, wait=wait)
-        except BaseException:
-            call.leave()
-            raise
-
     def _work(self, batch: Batch[Any, Any]) -> Sequence[Any]:
         match batch[0]:
             case _Enrollment():
@@ -344,8 +334,7 @@ class Registrar:
             outcomes = [copy_for_one(reason) for _ in batch]
             judge_s = monotonic() - started
         spent_s = monotonic() - started
-        waited_s = started - min(call.arrived_at for call in batch)
-        self._decided.append(DecidedBatch(outcomes, waited_s, judge_s, spent_s - judge_s))
+        self._decided.append(DecidedBatch(outcomes, judge_s, spent_s - judge_s))
         return outcomes
 
     def _decide_apart(self, batch: Batch[EnrollmentRequest, Outcome]) -> list[Outcome]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, ModelError, VectorUnusable
 from engine.faces.embedder import are_unit, normalise
-from engine.faces.face_records import find_image, is_record
+from engine.faces.face_records import find_image
+from engine.faces.image_files import is_record
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
 from indexes.errors import VectorInvalid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from contextlib import ExitStack
 from copy import copy
 from typing import Any, NamedTuple, Protocol
@@ -94,10 +93,6 @@ class MemoryRows:
 Floors = NDArray[np.float64]
 """The lowest score that counts for each query: float64[q]; -inf where every score does."""
 
-# Queries of one pass: their codes stay in the second-level cache.
-_QUERIES_AT_ONCE = 2048
-_HEAP_ITEMS_AT_ONCE = 1 << 22
-_COARSE_PAIRS_AT_ONCE = 1 << 25
 # Rows fetched at once where they have to be copied or decrypted first.
 _PAIRS_AT_ONCE = 1 << 15
 # The scores of so few take less time than finding out which to leave.
@@ -165,16 +160,6 @@ def _products(
 
 def _bound(queries: Vectors) -> float:
     return rounding_bound(queries.shape[1])
-
-
-def passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
-    """Slices of a batch that keep memory bounded, with so many coarsely coded rows."""
-    size = min(
-        _QUERIES_AT_ONCE, _HEAP_ITEMS_AT_ONCE // max(1, k), _COARSE_PAIRS_AT_ONCE // max(1, coarse)
-    )
-    size = max(1, size)
-    for start in range(0, queries, size):
-        yield slice(start, min(start + size, queries))
 
 
 # A row with a larger residual may have to be rescored for every query.

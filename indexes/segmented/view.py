@@ -3,7 +3,7 @@ segments, and views of the heads, whose rows are only appended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ from indexes.base import (
 )
 from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries, Codes
-from indexes.exact.exact8 import Counts, Exact8Segment, ScannedPairs, passes
+from indexes.exact.exact8 import Counts, Exact8Segment, ScannedPairs
 from indexes.exact.scanner import Scanner
 
 
@@ -331,6 +331,22 @@ class View:
         return [place for place in found if len(place[1])]
 
 
+# Queries of one pass: their codes stay in the second-level cache.
+_QUERIES_AT_ONCE = 2048
+_HEAP_ITEMS_AT_ONCE = 1 << 22
+_COARSE_PAIRS_AT_ONCE = 1 << 25
+
+
+def _passes(queries: int, coarse: int, k: int = 0) -> Iterator[slice]:
+    """Slices of a batch that keep memory bounded, with so many coarsely coded rows."""
+    size = min(
+        _QUERIES_AT_ONCE, _HEAP_ITEMS_AT_ONCE // max(1, k), _COARSE_PAIRS_AT_ONCE // max(1, coarse)
+    )
+    size = max(1, size)
+    for start in range(0, queries, size):
+        yield slice(start, start + size)
+
+
 class SegmentSearch:
     """One search over several sealed segments and flat heads; an id is alive in one of them only.
 
@@ -349,7 +365,7 @@ class SegmentSearch:
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
         """The k best of each query; the input is not checked."""
         done = []
-        for part in passes(len(queries), self._coarse, k):
+        for part in _passes(len(queries), self._coarse, k):
             pass_hits = _PassHits(queries[part], has_codes=bool(self._sealed))
             for view in self._sealed:
                 found = view.segment.best(
@@ -371,7 +387,7 @@ class SegmentSearch:
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         """Everything at or above the threshold; the input is not checked."""
         done = []
-        for part in passes(len(queries), self._coarse):
+        for part in _passes(len(queries), self._coarse):
             pass_hits = _PassHits(queries[part], has_codes=bool(self._sealed))
             floors = np.full(len(pass_hits.queries), threshold)
             for view in self._sealed:

@@ -14,6 +14,7 @@ from engine.cases import precision
 from engine.cases.decided import read_decided
 from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
+from engine.matching.requests import Answer
 from engine.registry.accounts import Outlet
 from engine.registry.audit import AuditRecord
 from engine.registry.cases import CaseRecord
@@ -28,7 +29,6 @@ from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from schema.decisions import Comparison, DecidedEnrollment
 from schema.decoding import prepare
-from schema.documents import DocumentRole
 from schema.people import FIRST_FACE, ExceptionCause
 from schema.sweeps import Outcomes, SweepRecord
 from serving.access.authorization import Principal, order_candidates, scope_of, show_decision
@@ -51,20 +51,20 @@ PRECISION_STEPS = 20
 # -- Enrollments ------------------------------------------------------------------------------
 
 
-def enrollment(
-    caller: Principal, decided: DecidedEnrollment, key: str, *, is_repeated: bool
-) -> enrollments.Enrollment:
+def enrollment(caller: Principal, answer: Answer, key: str) -> enrollments.Enrollment:
     """A decision as the caller may see it."""
-    kind = enrollments.Enrollment
-    return _show(caller, kind, decided, idempotency_key=key, is_repeated=is_repeated)
+    return _show(caller, enrollments.Enrollment, answer.decided, answer, idempotency_key=key)
 
 
-def _show(caller: Principal, kind: type[E], decided: DecidedEnrollment, **more: Any) -> E:
+def _show(
+    caller: Principal, kind: type[E], decided: DecidedEnrollment, *beside: object, **more: Any
+) -> E:
     found = decided.duplicate_search
     listed = [of_record(Candidate, one, holder=None) for one in found.candidates or ()]
     candidates = None if found.candidates is None else order_candidates(listed)
     search = of_record(enrollments.DuplicateSearch, found, candidates=candidates)
-    return show_decision(caller, decided, of_record(kind, decided, duplicate_search=search, **more))
+    shown = of_record(kind, decided, *beside, duplicate_search=search, **more)
+    return show_decision(caller, decided, shown)
 
 
 def enrollment_record(
@@ -101,18 +101,9 @@ def enrollment_record(
         caller,
         enrollments.EnrollmentRecord,
         convert(decided, prepare(DecidedEnrollment)),
-        carrier=record.carrier,
-        outlet=record.outlet,
-        liveness=evidence.liveness,
-        proof=evidence.proof,
-        is_face_kept=evidence.is_face_kept,
-        liveness_judge=evidence.liveness_judge,
-        **{role.value: getattr(evidence, role.value) for role in DocumentRole},
+        evidence,
+        record,
         exception=_exception(caller, exception, is_by_proof=evidence.proof is not None),
-        consent_ref=record.consent_ref,
-        consent=record.consent and of_record(enrollments.ShownConsent, record.consent),
-        captured_at=record.captured_at,
-        expired_at=record.expired_at,
     )
 
 
@@ -351,8 +342,7 @@ def sweep_expectation(found: estimate.ExpectedSweep) -> sweeps.Expectation:
 
 
 def _with_terms(kind: type[S], found: SweepRecord | estimate.ExpectedSweep, **more: Any) -> S:
-    terms = {name: getattr(found.terms, name) for name in ("threshold", "scope", "budget")}
-    return of_record(kind, found, gallery_sequence=found.sequence, **terms, **more)
+    return of_record(kind, found, found.terms, gallery_sequence=found.sequence, **more)
 
 
 def sweep_precision(
@@ -389,7 +379,7 @@ def sweep_precision(
 
 def _case_outcomes(found: Outcomes) -> sweeps.CaseOutcomes:
     rate = precision.measure_fraud(found)
-    return of_record(sweeps.CaseOutcomes, found, precision=rate.value, low=rate.low, high=rate.high)
+    return of_record(sweeps.CaseOutcomes, found, rate, precision=rate.value)
 
 
 def _precision_fields(found: precision.MeasuredPrecision) -> dict[str, Any]:
@@ -408,13 +398,7 @@ def _precision_fields(found: precision.MeasuredPrecision) -> dict[str, Any]:
 
 
 def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
-    return of_record(
-        oversight.AuditEntry,
-        record.entry,
-        number=record.number,
-        at=record.at,
-        hash=record.hash.hex(),
-    )
+    return of_record(oversight.AuditEntry, record.entry, record, hash=record.hash.hex())
 
 
 def backup(record: BackupRecord) -> oversight.Backup:

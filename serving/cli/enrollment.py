@@ -128,10 +128,7 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     if isinstance(outcome, SosieError):
         raise outcome
     caller = Principal(call.actor, Role.OPERATOR)
-    shown = serializers.enrollment(
-        caller, outcome.decided, request.idempotency_key, is_repeated=outcome.is_repeated
-    )
-    return _show_answer(shown, spent_ms)
+    return _show_answer(serializers.enrollment(caller, outcome, request.idempotency_key), spent_ms)
 
 
 def _read_request(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extractor
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.samples import make_samples
+from engine.matching.samples import take_samples
 from engine.registry.accounts import Carrier
 from schema.documents import Document
 from schema.reasons import About, Decision, Reason
@@ -68,8 +68,8 @@ def run_step(deployment: Deployment, step: ScenarioStep) -> StepResult:
     references = len(registrar.gallery)
     start = time.perf_counter()
     photographs = (step.live.data, step.portrait.data)
-    extractions = require_sound(deployment.extractor.extract(photographs))
-    live, portrait = require_sound(make_samples(photographs, extractions, deployment.vault))
+    taken = take_samples(photographs, deployment.extractor, deployment.vault)
+    live, portrait = require_sound(taken)
     request = EnrollmentRequest(
         idempotency_key=step.key,
         carrier=CARRIER,

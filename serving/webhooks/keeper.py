@@ -234,15 +234,12 @@ async def send_example(
 
 def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
     """A webhook with what waits for it now."""
-    backlog = registry.measure(record)
     return of_record(
         webhooks.Webhook,
         record,
+        registry.measure(record),
         webhook_id=record.id,
         earlier_secret_until=record.earlier_until,
-        waiting=backlog.waiting,
-        oldest_at=backlog.oldest_at,
-        dead=backlog.dead,
     )
 
 

@@ -300,10 +300,13 @@ def prepare_below(*kinds: type[Struct]) -> None:
         prepare_below(*kind.__subclasses__())
 
 
-def of_record(kind: type[S], record: object, **more: Any) -> S:
-    """A wire type from `more` and the record's fields of the same names, nested ones included."""
-    values = {name: getattr(record, name) for name in kind.__struct_fields__ if name not in more}
-    given = {**values, **more}
+def of_record(kind: type[S], *records: object, **more: Any) -> S:
+    """A wire type from `more`, and its other fields, nested ones included, from those of the same
+    names of the first record that has them."""
+    names = [name for name in kind.__struct_fields__ if name not in more]
+    given = more | {
+        name: next(getattr(one, name) for one in records if hasattr(one, name)) for name in names
+    }
     return msgspec.convert(given, prepare(kind), from_attributes=True, dec_hook=_copy_field)
 
 

@@ -76,9 +76,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         except LivenessReplayed as error:
             count_liveness(parts, asked.liveness, error)
             raise
-    shown = serializers.enrollment(
-        request.caller, decided.decided, key, is_repeated=decided.is_repeated
-    )
+    shown = serializers.enrollment(request.caller, decided, key)
     if not decided.is_repeated:
         count_liveness(parts, asked.liveness)
         if asked.exception is not None:
@@ -226,7 +224,8 @@ async def find_enrollment(
     except NotFound:
         raise NotFound(KEY_UNUSED) from None
     await note(parts, request, "enrollment.read", record.id)
-    return serializers.enrollment(request.caller, stored.response, key, is_repeated=True)
+    found = Decided(stored.response, is_repeated=True)
+    return serializers.enrollment(request.caller, found, key)
 
 
 async def read_crops(parts: Parts, request: Request, enrollment_id: str) -> wire.Crops:

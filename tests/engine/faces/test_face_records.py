@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported
 from engine.faces.extractor import ExtractorConfig, open_extractor
-from engine.faces.face_records import find_image, is_record
+from engine.faces.face_records import find_image
+from engine.faces.image_files import is_record
 from engine.models.onnx_sessions import SessionOptions
 from schema.options import QUALITY_LIMITS
 from schema.reasons import PhotographKind, Reason
