@@ -9,11 +9,11 @@ import pytest
 
 from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.serve.chaos import Target, _draw_targets
-from bench.suites.serve.context import require_good
-from bench.suites.serve.load_generator import OVERDUE, ROW, Record
+from bench.suites.serve.context import OverloadPlan, require_good
+from bench.suites.serve.load_generator import OVERDUE, ROW, Load, Record
 from bench.suites.serve.process import kill_hard, list_family, measure_memory, wait_gone
 from bench.suites.serve.service_suite import PARTS, find_growth
-from bench.suites.serve.throughput import OverloadRun
+from bench.suites.serve.throughput import OverloadRun, run_overload
 from engine.errors import RequestError
 
 NAN = float("nan")
@@ -33,7 +33,7 @@ def make_record(
 
 def make_overload(storm: Record, after: Record | None = None) -> OverloadRun:
     calm = make_record([200] * 100, [10.0] * 100)
-    return OverloadRun(rate=10.0, calm=calm, storm=storm, after=after or calm)
+    return OverloadRun(20.0, 10.0, idle=calm, calm=calm, storm=storm, after=after or calm)
 
 
 def test_each_part_names_its_figures_and_each_figure_has_a_goal() -> None:
@@ -46,6 +46,7 @@ def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
     figures = make_overload(storm).measure("match")
     assert figures["match_storm_p99_over_calm"] == pytest.approx(1.5)
     assert figures["match_refusal_over_calm"] == pytest.approx(0.2)
+    assert figures["match_storm_goodput"] == pytest.approx(0.5)
     assert figures["match_unexpected"] == 0
 
 
@@ -72,6 +73,28 @@ def test_recovery_is_the_moment_from_which_on_the_p99_is_back() -> None:
     assert share == pytest.approx(run.find_recovery_s() / 15)
 
 
+class Answering:
+    """A generator beside a service that answers `capacity` a second in time, and all above late."""
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity, self.serials = capacity, list[range]()
+
+    def run(self, load: Load) -> Record:
+        count = len(load.schedule())
+        self.serials.append(range(load.serial, load.serial + count))
+        late_ms = 10.0 if load.rate <= self.capacity else 900.0
+        return make_record([200] * count, [late_ms] * count, gap_s=1 / load.rate)
+
+
+def test_the_capacity_is_what_may_arrive_and_no_serial_number_is_sent_twice() -> None:
+    service = Answering(130.0)
+    load = Load(host="", port=0, requests=(), connections=4)
+    run = run_overload(service, load, 200.0, OverloadPlan())
+    assert 130 - 200 / 30 < run.capacity <= 130
+    assert len(run.calm) == pytest.approx(0.7 * run.capacity * 20, abs=2)
+    assert all(one.stop <= two.start for one, two in pairwise(service.serials))
+
+
 def delay(record: Record, late_s: list[float]) -> Record:
     """The same requests, each sent so late."""
     rows = record.rows.copy()
@@ -84,7 +107,7 @@ def test_a_storm_that_was_not_sent_proves_nothing_but_its_faults() -> None:
     fine = make_record([200] * 99 + [500], [10.0] * 100)
     late = make_overload(delay(fine, [0.0] * 94 + [0.7] * 6)).measure("match")
     skipped = {name: value.reason for name, value in late.items() if isinstance(value, Skipped)}
-    ratios = ("storm_p99_over_calm", "refusal_over_calm", "recovery_over_storm")
+    ratios = ("storm_p99_over_calm", "refusal_over_calm", "recovery_over_storm", "storm_goodput")
     assert set(skipped) == {f"match_{name}" for name in ratios}
     assert all("94%" in reason for reason in skipped.values())
     assert late["match_unexpected"] == 1

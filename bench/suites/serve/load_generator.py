@@ -121,6 +121,8 @@ class Record:
     rows: np.recarray[Any, Any]
     bodies: tuple[bytes, ...]
     seconds: float
+    cpu_share: float = 0.0
+    """Of a core, that sending took."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -155,6 +157,11 @@ class Record:
         return float((self.rows.sent_s < end_s).sum()) / len(self)
 
     @property
+    def late_ms(self) -> float:
+        """By how much requests were sent after they were due, p99."""
+        return float(np.nanquantile(self.rows.sent_s - self.rows.intended_s, 0.99)) * 1e3
+
+    @property
     def good_bodies(self) -> list[bytes]:
         """Those of requests answered well; of a load that keeps bodies."""
         return list(compress(self.bodies, self.is_fine.tolist()))
@@ -163,7 +170,7 @@ class Record:
         """Only what was meant to start in this span."""
         kept = (self.rows.intended_s >= start_s) & (self.rows.intended_s < end_s)
         bodies = tuple(compress(self.bodies, kept.tolist()))
-        return Record(self.rows[kept], bodies, end_s - start_s)
+        return Record(self.rows[kept], bodies, end_s - start_s, self.cpu_share)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
@@ -402,7 +409,7 @@ class Sending:
 
     async def perform(self) -> Record:
         connections = [await self._connect() for _ in range(self.load.connections)]
-        start = _clock()
+        start, spent_s = _clock(), time.process_time()
         self._end = start + self.load.seconds
         work = [self._work(connection) for connection in connections]
         if self.load.rate is None:
@@ -417,7 +424,8 @@ class Sending:
         seconds, rows = _clock() - start, np.array(self._rows, ROW)
         for name in ("intended_s", "sent_s", "done_s"):
             rows[name] -= start
-        return Record(rows.view(np.recarray), tuple(self._bodies), seconds)
+        cpu_share = (time.process_time() - spent_s) / seconds
+        return Record(rows.view(np.recarray), tuple(self._bodies), seconds, cpu_share)
 
     def _follow(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
         """Lets requests arrive by the schedule, from a thread: the timers of an event loop are

@@ -51,6 +51,9 @@ WARM_S, LEAST_SAMPLES = 60.0, 4
 """Allocators, pools and caches fill in the first minute."""
 LOAD_SHARE = 0.5
 SINGLES_A_VISIT, SINGLES_A_BATCH = 20, 200
+BRIEF = OverloadPlan(
+    capacity_s=0.5, idle_s=1, calm_s=1, storm_s=1, recovery_s=3, storm_connections=64
+)
 QUICK = {
     "references": 2_000,
     "million": 4_000,
@@ -60,8 +63,8 @@ QUICK = {
     "pace": Pace(
         seconds=0.5, rounds=1, connections=4, batch_connections=1, enrolling_connections=4
     ),
-    "match_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
-    "enroll_overload": OverloadPlan(calm_s=1, storm_s=1, recovery_s=3, storm_connections=64),
+    "match_overload": BRIEF,
+    "enroll_overload": replace(BRIEF, objective_s=1.0),
     "soak_s": 6.0,
     "soak_sample_s": 0.5,
     "starts": 1,
@@ -181,7 +184,8 @@ def _mix(context: Context, session: LoadedService) -> list[PreparedRequest]:
 
 
 STORM = (
-    "calm_p99_over_p50",
+    "calm_p99_over_idle_p50",
+    "storm_goodput",
     "storm_p99_over_calm",
     "refusal_over_calm",
     "recovery_over_storm",
@@ -212,11 +216,15 @@ PARTS: Mapping[str, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] = 
     "soak": (measure_soak, ("memory_growth",)),
 }
 """What measures a part, and the figures of it that goals name."""
+LONG_PARTS = ("kills", "soak")
+"""Not run unless they are asked for: twenty minutes."""
 
 
 def run(config: ServeConfig) -> SuiteOutput:
     if not config.folder.is_dir():
         raise RequestError(f"no folder {config.folder}: give one on a disk as --folder")
+    usual = [part for part in PARTS if config.long or part not in LONG_PARTS]
+    chosen = config.parts or usual
     visitors = draw_people(config.faces, config.people, config.seed)
     results, measured = list[Result](), dict[str, Measured]()
     folder = OwnedFolder("sosie-bench-", config.folder)
@@ -224,12 +232,12 @@ def run(config: ServeConfig) -> SuiteOutput:
         with Generator() as generator:
             context = Context(config, visitors, folder.path, generator)
             for part, (measure, names) in PARTS.items():
-                if config.parts and part not in config.parts:
+                if part not in chosen:
                     continue
                 try:
                     found, figures = measure(context)
                 except RequestError as error:
-                    # The other parts took half an hour: theirs are told all the same.
+                    # The other parts took minutes: theirs are told all the same.
                     why = Figure.skip(part, "s", f"failed: {error}")
                     found, figures = [Result(f"Part {part}", {}, (why,))], {}
                 results += found

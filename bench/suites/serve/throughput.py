@@ -32,9 +32,13 @@ from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import take_samples
 from serving.deployment.deployment import Deployment
 
-CALM_SHARE, STORM_TIMES = 0.7, 3.0
+IDLE_SHARE, CALM_SHARE, STORM_TIMES = 0.1, 0.7, 3.0
 SETTLING_S = 2.0
 """Of each load's beginning, not counted."""
+CAPACITY_SHARES, CAPACITY_STEPS = (0.25, 1.25), 5
+"""The capacity is looked for among these shares of a closed loop's rate, halved so often."""
+IN_TIME = 0.99
+"""Of the requests are answered within the objective, up to the capacity."""
 BACK_TIMES = 1.2
 """The p99 is back where what is left of the load has this many times that before the storm."""
 LEAST_SENT = 0.95
@@ -45,9 +49,11 @@ SERIALS_APART = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class OverloadRun:
-    """The records of the three loads; `rate` is 100 %."""
+    """The records of the four loads; `capacity` is 100 %, and `closed` a closed loop's rate."""
 
-    rate: float
+    closed: float
+    capacity: float
+    idle: Record
     calm: Record
     storm: Record
     after: Record
@@ -78,16 +84,20 @@ class OverloadRun:
         return float("inf")
 
     def list_figures(self) -> tuple[Figure, ...]:
-        p50, p99 = self.calm_ms
+        (p50, p99), idle_ms = self.calm_ms, self.idle.quantile_ms(0.5)
         storm, name = self.storm, f"{STORM_TIMES:.0f} times the load"
         refused, none = storm.is_refused, "none was accepted"
         refused_ms = storm.quantile_ms(0.99, refused)
         never = f"never within {self.after_s:.0f} s"
         return (
-            Figure("100 %: answers in a closed loop", "1/s", self.rate),
-            _tell("70 %: p50", "ms", p50, none, ratio=1.0),
-            _tell("70 %: p99", "ms", p99, none, ratio=p50 / p99),
-            Figure(f"{name}: accepted", "1/s", storm.rate),
+            Figure("answers in a closed loop", "1/s", self.closed),
+            Figure("100 %: evenly arriving, 99 % in time", "1/s", self.capacity, ratio=1.0),
+            _tell("10 %: p50", "ms", idle_ms, none, ratio=1.0),
+            _tell("70 %: p50", "ms", p50, none, ratio=idle_ms / p50),
+            _tell("70 %: p99", "ms", p99, none, ratio=idle_ms / p99),
+            Figure("70 %: sent late, p99", "ms", self.calm.late_ms),
+            Figure("70 %: the generator, share of a core", "share", self.calm.cpu_share),
+            Figure(f"{name}: accepted", "1/s", storm.rate, ratio=storm.rate / self.capacity),
             _tell(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99), none),
             Figure(f"{name}: refused (429)", "share", float(refused.mean())),
             _tell(f"{name}: refused, p99", "ms", refused_ms, "none was refused"),
@@ -97,16 +107,18 @@ class OverloadRun:
 
     def measure(self, prefix: str) -> dict[str, Measured]:
         """What the goals are about; a storm that was not sent says nothing about itself."""
-        (p50, p99), storm = self.calm_ms, self.storm
+        (_, p99), storm = self.calm_ms, self.storm
         found: dict[str, Measured] = {
             "storm_p99_over_calm": storm.quantile_ms(0.99) / p99,
             "refusal_over_calm": storm.quantile_ms(0.99, storm.is_refused) / p99,
             "recovery_over_storm": self.find_recovery_s() / storm.seconds,
+            "storm_goodput": storm.rate / self.capacity,
         }
         if storm.sent_share < LEAST_SENT:
             unsent = Skipped(f"only {storm.sent_share:.0%} of the storm could be sent")
             found = dict.fromkeys(found, unsent)
-        found |= {"calm_p99_over_p50": p99 / p50, "unexpected": float(self.unexpected)}
+        found["calm_p99_over_idle_p50"] = p99 / self.idle.quantile_ms(0.5)
+        found["unexpected"] = float(self.unexpected)
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
 
@@ -117,30 +129,55 @@ def _tell(name: str, unit: str, value: float, otherwise: str, ratio: float | Non
     return Figure(name, unit, value, ratio=ratio)
 
 
-def run_overload(generator: Generator, load: Load, rate: float, plan: OverloadPlan) -> OverloadRun:
-    """Sends `load`'s requests at 70 %, at 300 % and again at 70 % of `rate`."""
-    calm_load = replace(load, rate=rate * CALM_SHARE, connections=plan.calm_connections)
-    step = int(rate * STORM_TIMES * max(plan.calm_s, plan.storm_s, plan.recovery_s)) + 1
-    calm = generator.run(replace(calm_load, seconds=plan.calm_s + SETTLING_S))
-    storm_load = replace(
-        load,
-        rate=rate * STORM_TIMES,
-        seconds=plan.storm_s + SETTLING_S,
-        connections=plan.storm_connections,
-        serial=load.serial + step,
-    )
-    storm = generator.run(storm_load)
-    after_load = replace(calm_load, seconds=plan.recovery_s, serial=load.serial + 2 * step)
+@dataclass(slots=True)
+class _Arrivals:
+    """Sends `load`'s requests evenly spaced, one load after another, no serial number twice."""
+
+    generator: Generator
+    load: Load
+
+    def send(self, rate: float, seconds: float, connections: int) -> Record:
+        """Without what came while it settled."""
+        load = replace(self.load, rate=rate, seconds=seconds + SETTLING_S, connections=connections)
+        self.load = replace(load, serial=load.serial + int(rate * load.seconds) + 1)
+        return self.generator.run(load).within(SETTLING_S, SETTLING_S + seconds)
+
+    def find_capacity(self, closed: float, plan: OverloadPlan) -> float:
+        """The largest rate that is answered as the objective says, to a thirtieth of `closed`."""
+        low, high = (closed * share for share in CAPACITY_SHARES)
+        for _ in range(CAPACITY_STEPS):
+            rate = (low + high) / 2
+            found = self.send(rate, plan.capacity_s, plan.storm_connections)
+            in_time = found.is_fine & (found.latency_s <= plan.objective_s)
+            low, high = (rate, high) if in_time.mean() >= IN_TIME else (low, rate)
+        return low
+
+
+def run_overload(
+    generator: Generator, load: Load, closed: float, plan: OverloadPlan
+) -> OverloadRun:
+    """Finds what `load`'s requests may arrive at, and sends them at 10, 70, 300 and again 70 % of
+    it."""
+    arrivals, calm = _Arrivals(generator, load), plan.calm_connections
+    capacity = arrivals.find_capacity(closed, plan)
     return OverloadRun(
-        rate,
-        calm.within(SETTLING_S, SETTLING_S + plan.calm_s),
-        storm.within(SETTLING_S, SETTLING_S + plan.storm_s),
-        generator.run(after_load),
+        closed,
+        capacity,
+        arrivals.send(capacity * IDLE_SHARE, plan.idle_s, calm),
+        arrivals.send(capacity * CALM_SHARE, plan.calm_s, calm),
+        arrivals.send(capacity * STORM_TIMES, plan.storm_s, plan.storm_connections),
+        # Counted from its first moment: how soon the service has recovered is what it is for.
+        generator.run(
+            replace(
+                arrivals.load, rate=capacity * CALM_SHARE, seconds=plan.recovery_s, connections=calm
+            )
+        ),
     )
 
 
 def measure_overload(context: Context) -> SuiteOutput:
-    """Part `overload`: latency at 70 % of what the service can do, refusals at three times as much.
+    """Part `overload`: latency at a tenth and at 70 % of what the service can do, and what it
+    answers at three times as much.
 
     Matches, then enrollments, on one service that is not restarted in between.
     """
