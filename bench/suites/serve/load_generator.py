@@ -123,6 +123,8 @@ class Record:
     seconds: float
     cpu_share: float = 0.0
     """Of a core, that sending took."""
+    answered: int | None = None
+    """How many good answers came in a span, whenever they were due; None of a whole load."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,7 +150,7 @@ class Record:
     @property
     def rate(self) -> float:
         """Requests answered well, a second."""
-        return float(self.is_fine.sum()) / self.seconds
+        return float(self.is_fine.sum() if self.answered is None else self.answered) / self.seconds
 
     @property
     def sent_share(self) -> float:
@@ -169,8 +171,10 @@ class Record:
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
         kept = (self.rows.intended_s >= start_s) & (self.rows.intended_s < end_s)
+        came = self.is_fine & (self.rows.done_s >= start_s) & (self.rows.done_s < end_s)
         bodies = tuple(compress(self.bodies, kept.tolist()))
-        return Record(self.rows[kept], bodies, end_s - start_s, self.cpu_share)
+        rows, answered = self.rows[kept], int(came.sum())
+        return Record(rows, bodies, end_s - start_s, self.cpu_share, answered)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
