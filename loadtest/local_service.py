@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,9 @@ from numpy.typing import NDArray
 
 from engine.errors import advise_extra
 from loadtest.errors import LoadTestRefused, signals_ignored
-from loadtest.exchange import Keys, ServiceAddress, service_environment
+from loadtest.exchange import Keys, ServiceAddress, open_client, service_environment
 from loadtest.participants import SpecimenNumbers
+from serving.client import CallFailed, Options
 
 DIMENSION = 128
 BATCH_ROWS = 8_192
@@ -209,24 +209,14 @@ def _serve(home: Path, log: Path) -> Iterator[ServiceAddress]:
 
 def _wait_ready(process: subprocess.Popen[bytes], target: ServiceAddress, log: Path) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
-        if is_ready(target):
-            return
-        time.sleep(POLL_S)
+    with open_client(target, retries=0) as client:
+        while time.monotonic() < end and process.poll() is None:
+            with suppress(CallFailed):
+                if client.ready(Options(timeout_s=READY_S)).is_ready:
+                    return
+            time.sleep(POLL_S)
     text = " ".join(log.read_text(encoding="utf-8", errors="replace").split())
     raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
-
-
-def is_ready(target: ServiceAddress) -> bool:
-    """True where the service reports that it is ready."""
-    connection = HTTPConnection(target.host, target.port, timeout=READY_S)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

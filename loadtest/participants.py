@@ -29,7 +29,7 @@ from PIL import Image, ImageEnhance
 from engine.errors import advise_extra
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import ModelClient, ReportProgress
-from schema.documents import PASSPORT
+from schema.documents import PASSPORT, compute_check_digit
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import Document
 
@@ -39,7 +39,6 @@ VALID_YEARS = 5
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TAG_LENGTH, SERIAL_LENGTH = 4, 5
 NUMBERS = 1_000_000_000
-_WEIGHTS = (7, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +74,12 @@ def write_zone(number: str, expiry_year: int) -> str:
     document = _with_digit(f"{number:<<9}")
     birth, expiry = _with_digit(BIRTH), _with_digit(f"{expiry_year % 100:02d}1231")
     personal = _with_digit("<" * 14)
-    composite = check_digit(document + birth + expiry + personal)
+    composite = compute_check_digit(document + birth + expiry + personal)
     return f"{document}{STATE}{birth}<{expiry}{personal}{composite}"
 
 
-def check_digit(text: str) -> int:
-    """Weights 7, 3, 1, modulo 10; A is 10, `<` is 0 (9303-3, section 4.9)."""
-    values = (0 if sign == "<" else int(sign, 36) for sign in text)
-    return sum(value * _WEIGHTS[place % 3] for place, value in enumerate(values)) % 10
-
-
 def _with_digit(text: str) -> str:
-    return f"{text}{check_digit(text)}"
+    return f"{text}{compute_check_digit(text)}"
 
 
 @dataclass(frozen=True, slots=True)

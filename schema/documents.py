@@ -53,6 +53,12 @@ DocumentNumber = Annotated[
 ]
 
 
+def compute_check_digit(text: str) -> int:
+    """The check digit of 9303-3, section 4.9: weights 7 3 1, modulo 10; A is 10, `<` is 0."""
+    values = (0 if sign == "<" else int(sign, 36) for sign in text)
+    return sum(value * (7, 3, 1)[place % 3] for place, value in enumerate(values)) % 10
+
+
 class Document(Struct, frozen=True):
     """A document as presented; its repr shows neither the number nor the name.
 

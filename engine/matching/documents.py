@@ -22,11 +22,17 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
-from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, PASSPORT, Document
+from schema.documents import (
+    DOCUMENT_TYPES,
+    MAX_NAME_LENGTH,
+    MAX_NUMBER_LENGTH,
+    PASSPORT,
+    Document,
+    compute_check_digit,
+)
 from schema.reasons import Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
-_WEIGHTS = (7, 3, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,6 @@ class PassportZone:
     identity: str = field(repr=False)
     expires_on: date
     born_on: date | None = field(default=None, repr=False)
-
-
-def compute_check_digit(text: str) -> int:
-    """The check digit of 9303-3, section 4.9: weights 7 3 1, modulo 10; A is 10, `<` is 0."""
-    values = (0 if sign == "<" else int(sign, 36) for sign in text)
-    return sum(value * _WEIGHTS[place % 3] for place, value in enumerate(values)) % 10
 
 
 def read_passport(text: str, on: date) -> PassportZone:

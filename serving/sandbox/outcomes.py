@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.documents import CheckedDocument, check_document, compute_check_digit
-from schema.documents import PASSPORT, Document
+from engine.matching.documents import CheckedDocument, check_document
+from schema.documents import PASSPORT, Document, compute_check_digit
 from schema.reasons import About, Decision, Reason
 
 Vector = NDArray[np.float32]

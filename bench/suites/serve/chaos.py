@@ -13,15 +13,16 @@ from enum import StrEnum
 import httpx
 import msgpack
 import numpy as np
+import psutil
 
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.context import Context
 from bench.suites.serve.fixtures import Home, Person
 from bench.suites.serve.load_generator import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
-from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard
+from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard, list_family
 from engine.errors import NotFound
 from engine.registry.store import Store
-from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.cluster.processes import Role, find_processes
 
 RETRIABLE = frozenset({408, 409, 429, 503, 507})
 """Statuses after which a client may ask again with its key; the connection's loss is the other."""
@@ -187,12 +188,12 @@ def _kill(
         service.kill()
         service.restart()
     elif target is Target.NODE:
-        kill_hard(one.pid for one in list_descendants(service.pid))
+        kill_hard(list_family(service.pid)[1:])
     else:
         pids = find_processes(service.pid)[_ROLES[target]]
         if not pids:
             raise ServiceFailed(f"no process is the {target}")
-        kill_hard([int(rng.choice(pids))])
+        psutil.Process(int(rng.choice(pids))).kill()
     answered_s = _await_answer(service, log, moment) - moment
     _await_whole(service, whole, moment)
     return target, answered_s

@@ -7,16 +7,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 
+import httpx
 import psutil
 
 from bench.core.reports import Figure
 from engine.errors import RequestError
+from serving.client import CallFailed, Client, Options
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
 
@@ -52,45 +53,26 @@ def end_with_parent() -> None:
     end_with_starter(parent.sentinel)
 
 
-def list_family(pid: int) -> list[int]:
+def list_family(pid: int) -> list[psutil.Process]:
     """A process and all its descendants that are alive."""
-    return [pid, *(one.pid for one in list_descendants(pid))]
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    return []
 
 
-def measure_memory(pids: Iterable[int]) -> int:
-    """Bytes that the processes hold: shared pages count once among all that share them (PSS).
+def kill_hard(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL, to each in turn; those that are gone already are left out."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def read_pss(pid: int) -> int:
+    """Bytes that a process holds: shared pages count once among all that share them (PSS).
 
     Of a process with a key ring only root sees that: to others its shared pages count in full.
     """
-    return sum(_read_pss(pid) for pid in pids)
-
-
-def kill_hard(pids: Iterable[int]) -> None:
-    """SIGKILL, to each in turn; those that are gone already are left out."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def wait_gone(pids: Iterable[int], timeout_s: float) -> list[int]:
-    """Waits for processes to end; returns those that have not."""
-    end = time.monotonic() + timeout_s
-    left = [pid for pid in pids if _is_alive(pid)]
-    while left and time.monotonic() < end:
-        time.sleep(0.05)
-        left = [pid for pid in left if _is_alive(pid)]
-    return left
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        status = psutil.Process(pid).status()
-    except psutil.NoSuchProcess:
-        return False
-    return status not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-
-
-def _read_pss(pid: int) -> int:
     # A process may end while it is read.
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -103,8 +85,7 @@ def _read_pss(pid: int) -> int:
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 600.0, 120.0
-POLL_S = 0.05
-READY_PATH = "/health/ready"
+POLL_S, ASKED = 0.05, Options(timeout_s=2)
 SHOWN_CHARACTERS = 2_000
 
 
@@ -136,11 +117,14 @@ class Service:
 
     def wait_ready(self, since: float, timeout_s: float = START_TIMEOUT_S) -> float:
         """Seconds from `since` (of `time.perf_counter`) to its first answer that it is ready."""
-        while time.perf_counter() - since < timeout_s:
-            self.require_running()
-            if is_ready(self.port):
-                return time.perf_counter() - since
-            time.sleep(POLL_S)
+        url, transport = f"http://{HOST}:{self.port}", httpx.HTTPTransport()
+        with Client(url, retries=0, transport=transport) as client:
+            while time.perf_counter() - since < timeout_s:
+                self.require_running()
+                with suppress(CallFailed):
+                    if client.ready(ASKED).is_ready:
+                        return time.perf_counter() - since
+                time.sleep(POLL_S)
         raise ServiceFailed(
             f"the service was not ready after {timeout_s:.0f} s: {self._read_log()}"
         )
@@ -155,14 +139,14 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._wait()
-        kill_hard(wait_gone(family, STOP_TIMEOUT_S / 6))
+        kill_hard(psutil.wait_procs(family, STOP_TIMEOUT_S / 6)[1])
 
     def kill(self) -> None:
         """SIGKILL to every process of it, as when a machine loses its power."""
         family = list_family(self.pid)
         kill_hard(family)
         self._wait()
-        wait_gone(family, STOP_TIMEOUT_S)
+        psutil.wait_procs(family, STOP_TIMEOUT_S)
 
     def restart(self) -> None:
         """Begins again what has ended."""
@@ -206,16 +190,6 @@ def serve(home: Path, proxy: str = "haproxy") -> Iterator[tuple[Service, float]]
         yield service, service.wait_ready(begun)
     finally:
         service.stop()
-
-
-def is_ready(port: int) -> bool:
-    """True where `/health/ready` says 200."""
-    with closing(HTTPConnection(HOST, port, timeout=2)) as connection:
-        try:
-            connection.request("GET", READY_PATH)
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
 
 
 PARTS = {

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
+import psutil
 
 from bench.core.reports import Figure, Measured, Result, SuiteOutput
 from bench.suites.serve.chaos import measure_kills
@@ -36,9 +37,8 @@ from bench.suites.serve.process import (
     OTHERS,
     Service,
     ServiceFailed,
-    kill_hard,
-    measure_memory,
     name_part,
+    read_pss,
     serve,
 )
 from bench.suites.serve.throughput import measure_overload, measure_throughput
@@ -102,7 +102,7 @@ def _fail_over(service: Service) -> float:
     """Seconds from the registrar's end to readiness with another one."""
     begun = time.perf_counter()
     (killed,) = find_processes(service.pid)[Role.REGISTRAR]
-    kill_hard([killed])
+    psutil.Process(killed).kill()
     while find_processes(service.pid)[Role.REGISTRAR] in ([], [killed]):
         if time.perf_counter() - begun > FAILOVER_TIMEOUT_S:
             raise ServiceFailed("no registrar was started in place of the one that was killed")
@@ -136,9 +136,9 @@ def watch_memory(
 def measure_parts(service: Service) -> Counter[str]:
     """Bytes of each part of a service (PSS), `sosie serve` itself among the others."""
     found: Counter[str] = Counter()
-    found[OTHERS] = measure_memory([service.pid])
+    found[OTHERS] = read_pss(service.pid)
     for process in list_descendants(service.pid):
-        found[name_part(process)] += measure_memory([process.pid])
+        found[name_part(process)] += read_pss(process.pid)
     return found
 
 

@@ -8,13 +8,12 @@ from msgspec import structs
 from engine.errors import RequestError
 from engine.matching.documents import (
     check_document,
-    compute_check_digit,
     find_age,
     normalise_name,
     read_passport,
     require_checkable,
 )
-from schema.documents import DOCUMENT_TYPES, Document
+from schema.documents import DOCUMENT_TYPES, Document, compute_check_digit
 from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)
