@@ -1,6 +1,7 @@
 """What all parts of the suite share: sizes, people, a place on a disk, the load's process; and a
 running service with what loads it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -116,7 +117,8 @@ def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
     bad = ~(record.is_fine | record.is_refused)
     is_fine = record.is_fine.any() and record.is_refused.mean() <= most_refused
     if bad.any() or not is_fine:
-        raise RequestError(f"the service did not answer well: statuses {record.count_statuses()}")
+        statuses = dict(Counter(record.rows.status.tolist()).most_common())
+        raise RequestError(f"the service did not answer well: statuses {statuses}")
     results = read_results(record.good_bodies)
     faults = [result["error"]["code"] for result in results if "error" in result]
     if faults:

@@ -7,7 +7,6 @@ import asyncio
 import gc
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -180,10 +179,6 @@ class Record:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
         values_s = self.latency_s[self.is_fine if among is None else among]
         return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
-
-    def count_statuses(self) -> dict[int, int]:
-        """How often each status came, the commonest first."""
-        return dict(Counter(self.rows.status.tolist()).most_common())
 
 
 ENROLLMENTS_PATH = "/v1/enrollments"
