@@ -124,16 +124,16 @@ class SweepRetention:
                 folder.drop_references(reference_ids)
                 if document_id is None or folder.names(document_id):
                     self._rewrite(record, folder, document_id)
-            except OSError as error:
+            except (OSError, ImportError) as error:
                 self._drop(folder, error)
 
     def _rewrite(self, record: SweepRecord, folder: SweepFolder, document_id: str | None) -> None:
-        try:
-            # Slow to import, and optional for a service.
-            from engine.sweeps.outputs import DoneSweep, erase_from_files  # noqa: PLC0415
+        # Slow to import, and optional for a service.
+        from engine.sweeps.outputs import DoneSweep, erase_from_files  # noqa: PLC0415
 
+        try:
             sweep = DoneSweep.of(record, folder)
-        except (ImportError, RegistryError, SweepOver) as error:
+        except (RegistryError, SweepOver) as error:
             self._drop(folder, error)
         else:
             erase_from_files(sweep, self._reader, self._calibration(), document_id, self._console)

@@ -89,7 +89,7 @@ def draw_scores(counted: ScoreBins) -> Markup:
     """Bars for the pairs found, and a curve with its band for strangers, where it is known."""
     figure, (axes,) = open_panels(9.6, 3.8)
     edges, threshold = counted.edges, counted.threshold
-    axes.bar(edges[:-1], counted.found, 0.9 * BIN, align="edge", color=_FOUND, label="found")
+    axes.stairs(counted.found, edges, fill=True, color=_FOUND, label="found")
     middles, (value, low, high) = (edges[:-1] + edges[1:]) / 2, counted.strangers.T
     axes.fill_between(middles, low, high, color=_BAND, lw=0)
     axes.plot(middles, value, color=_CHANCE, lw=2, label="expected by chance, with its 95 % band")
@@ -104,6 +104,7 @@ def draw_scores(counted: ScoreBins) -> Markup:
     # Before the scale, which would look for limits among no data.
     axes.set_ylim(_FLOOR, 2 * highest)
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("score")
     axes.set_ylabel(f"pairs in each {BIN:g} of score")
@@ -150,8 +151,8 @@ def draw_timeline(weeks: Sequence[Week]) -> Markup:
     figure, (axes,) = open_panels(9.6, 2.5)
     first, last = weeks[0].monday, weeks[-1].monday
     busiest = max(weeks, key=lambda week: week.lines)
-    mondays, lines = [week.monday for week in weeks], [week.lines for week in weeks]
-    axes.bar(mondays, lines, timedelta(days=6), align="edge", color=_FOUND)
+    ends = [*(week.monday for week in weeks), last + timedelta(weeks=1)]
+    axes.stairs([week.lines for week in weeks], ends, fill=True, color=_FOUND)
     named = f"week of {busiest.monday}: {busiest.lines:,}"
     is_early = busiest.monday - first <= last - busiest.monday
     place = busiest.monday + timedelta(days=0 if is_early else 6), busiest.lines

@@ -1,6 +1,7 @@
 """Files of sweeps stay for their retention time, without erased people."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -187,12 +188,19 @@ def test_an_erasure_killed_at_any_file_of_a_sweep_leaves_none_when_it_is_done_ag
             assert document not in text_of(folder_of(again, done)), home.name
 
 
-def test_files_that_cannot_be_written_anew_are_removed(manager, deployment) -> None:
+@pytest.mark.parametrize("missing", ["a table", "pyarrow", "matplotlib"])
+def test_files_that_cannot_be_written_anew_are_removed(
+    missing: str, manager, deployment, monkeypatch
+) -> None:
     done = sweep(manager)
     folder = folder_of(deployment, done)
     [first] = GroupFile.open(folder.groups).page(1)
     document = first.identities[0].document_id
-    folder.pairs.write_bytes(b"no table")
+    if missing == "a table":
+        folder.pairs.write_bytes(b"no table")
+    else:
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.delitem(sys.modules, "engine.sweeps.outputs")
     deployment.erase(document, ACTOR)
     assert list(folder.files()) == []
     with pytest.raises(SweepOver, match="not kept any more"):
