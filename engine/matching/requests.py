@@ -51,7 +51,7 @@ class GuardianShown:
     document that nobody holds yet."""
 
     document: Document
-    live: Sample
+    live: Sample = ABSENT
     portrait: Sample | None = None
 
 
@@ -69,8 +69,8 @@ class EnrollmentRequest:
     outlet: str
     document: Document
     msisdn: str = field(repr=False)
-    live: Sample
-    portrait: Sample
+    live: Sample = ABSENT
+    portrait: Sample = ABSENT
     consent: Consent = NO_CONSENT
     captured_at: datetime | None = None
     caller: Caller | None = None

@@ -14,12 +14,11 @@ from engine.errors import RequestError, SosieError, advise_extra
 from engine.matching import requests
 from engine.matching.checks.order import ReplayedDecision
 from engine.matching.checks.order import replay as decide_again
-from engine.matching.checks.picture import fuse_frames
+from engine.matching.checks.picture import fuse_frames, show_faces
 from engine.matching.checks.signed_results import read_token
 from engine.matching.documents import require_checkable
 from engine.matching.holders import ErasureState, PendingErasure, list_pending, read_erasure
 from engine.matching.requests import name_document
-from engine.matching.samples import ABSENT, Sample
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
 from schema.actors import Caller, Role
@@ -150,18 +149,19 @@ def _read_request(
     if (chosen.guardian is None) != (chosen.guardian_live is None):
         raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
     moment, guardian, replaced = chosen.captured_at, chosen.guardian, chosen.replaces
+    shown = None
+    if guardian is not None:
+        shown = requests.GuardianShown(document=inputs.read_details(guardian).document())
     request = requests.EnrollmentRequest(
         idempotency_key=chosen.idempotency_key or str(uuid.uuid4()),
         carrier=chosen.carrier or "",
         outlet=chosen.outlet,
         document=details.document(),
         msisdn=details.require("msisdn", "--msisdn"),
-        live=ABSENT,
-        portrait=ABSENT,
         consent=Consent(chosen.consent_ref, _read_consent(chosen.consent_record)),
         captured_at=None if moment is None else inputs.read_moment(moment, "capture time"),
         caller=Caller(actor),
-        guardian=None if guardian is None else _read_guardian(guardian),
+        guardian=shown,
         exception=chosen.exception,
         replaces=None if replaced is None else inputs.read_details(replaced).known_document(),
     )
@@ -177,10 +177,6 @@ def _read_consent(file: Path | None) -> GivenConsent | None:
         raise RequestError(f"{file} holds no consent: see docs/people.md") from None
 
 
-def _read_guardian(source: str) -> requests.GuardianShown:
-    return requests.GuardianShown(document=inputs.read_details(source).document(), live=ABSENT)
-
-
 def _take_photographs(
     deployment: Deployment,
     chosen: EnrollmentOptions,
@@ -189,33 +185,33 @@ def _take_photographs(
     token: str | None,
 ) -> tuple[requests.EnrollmentRequest, list[bytes]]:
     """The request with what its photographs show, and the files of all who were photographed."""
-    named = chosen.portrait, chosen.guardian_live, chosen.guardian_portrait
-    given = [one for one in named if one is not None]
-    kinds = [chosen.portrait_kind if one is chosen.portrait else None for one in given]
+    alone = {
+        "portrait": chosen.portrait,
+        "guardian.live": chosen.guardian_live,
+        "guardian.portrait": chosen.guardian_portrait,
+    }
+    given = [("live", one) for one in frames]
+    given += [(name, one) for name, one in alone.items() if one is not None]
+    names, paths = [name for name, _ in given], [path for _, path in given]
+    judged = [name.endswith("live") for name in names]
     taken = inputs.sample_photographs(
         deployment,
-        [*frames, *given],
-        [None] * len(frames) + kinds,
-        with_crops=deployment.settings.crops.keep != "none",
-        judged=[True] * len(frames) + [one is chosen.guardian_live for one in given],
+        paths,
+        [chosen.portrait_kind if name == "portrait" else None for name in names],
+        with_crops=deployment.settings.crops.keeps_any,
+        judged=judged,
     )
-    samples, rest = taken[: len(frames)], taken[len(frames) :]
-    others: dict[Path | None, Sample] = dict(zip(given, rest, strict=True))
+    faces = dict(zip(names, taken, strict=True))
+    if frames:
+        faces["live"] = fuse_frames(taken[: len(frames)], deployment.thresholds.one_person)
     # An unknown outlet is refused by the registrar, in the same words as one that is closed.
     known = deployment.store.outlets([asked.outlet]).get(asked.outlet)
     carrier = asked.carrier or (known.carrier if known else "")
-    guardian, theirs = asked.guardian, chosen.guardian_live
-    files = [one.read_bytes() for one in (frames if theirs is None else [*frames, theirs])]
+    files = [path.read_bytes() for path, is_live in zip(paths, judged, strict=True) if is_live]
     made_for = (LivenessUse.ENROLLMENT, name_document(asked.document), carrier, utc_now())
-    if guardian is not None and theirs is not None:
-        shown = others.get(chosen.guardian_portrait)
-        guardian = replace(guardian, live=others[theirs], portrait=shown)
     request = replace(
-        asked,
+        show_faces(asked, faces),
         carrier=carrier,
-        live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
-        portrait=others.get(chosen.portrait, ABSENT),
-        guardian=guardian,
         liveness=deployment.liveness.check(token, files, *made_for) if files else None,
     )
     return request, files

@@ -32,7 +32,7 @@ from engine.matching.checks.document import (
     judge_records,
 )
 from engine.matching.documents import CheckedDocument
-from engine.matching.requests import Attempt, EnrollmentRequest, find_unconsented
+from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
@@ -438,11 +438,8 @@ def look_up_once(
     found = deployment.judge.intake().sort([request], utc_now())[0]
     if not isinstance(found, Attempt):
         return {}
-    terms = (deployment.liveness.terms, deployment.settings.people)
-    questions = ask_of(found, live, guardian_live, *terms)
-    if find_unconsented([found], deployment.store.documents(found.lookups)):
-        # No authority sees such a face.
-        return {}
+    given = (deployment.store, found, live, guardian_live)
+    questions = ask_of(*given, deployment.liveness.terms, deployment.settings.people)
 
     async def ask() -> list[AuthorityResult]:
         settings = deployment.settings.authority

@@ -24,9 +24,10 @@ from engine.matching.checks.liveness import LivenessTerms, find_brought
 from engine.matching.documents import CheckedDocument, check_document, find_minor
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart, Verdict
-from engine.matching.requests import Attempt
+from engine.matching.requests import Attempt, find_unconsented
 from engine.registry.database import new_untimed_id, utc_now
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.decisions import Finding
 from schema.documents import (
@@ -448,6 +449,7 @@ def find_looked_up(attempt: Attempt, terms: PeopleRules) -> dict[DocumentRole, C
 
 
 def ask_of(
+    registry: Reader,
     attempt: Attempt,
     live: bytes | None,
     guardian_live: bytes | None,
@@ -455,7 +457,7 @@ def ask_of(
     terms: PeopleRules,
 ) -> dict[DocumentRole, AuthorityQuestion]:
     """The look-ups of an attempt, with the live faces' files; none where nothing is told of it:
-    it is not well-formed, or will be rejected for what it shows."""
+    it is not well-formed, will be rejected for what it shows, or shows a face that it may not."""
     request, carrier, guardian = attempt.request, attempt.outlet.carrier, attempt.guardian
     on, brings = attempt.judged_on or utc_now().date(), find_brought(request, liveness)
     if attempt.is_same_photograph or brings is Decision.REJECTED:
@@ -468,4 +470,6 @@ def ask_of(
         if document.is_well_formed and not shown.is_same_photograph:
             name = shown.request.document.name
             questions[role] = AuthorityQuestion(document, name, on, file, carrier)
+    if questions and find_unconsented([attempt], registry.documents(attempt.lookups)):
+        return {}
     return questions

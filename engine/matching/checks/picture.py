@@ -1,6 +1,6 @@
 """Several photographs of one live face, taken one after the other: judged together, and fused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.judge import DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
-from engine.matching.requests import Attempt
-from engine.matching.samples import Sample
+from engine.matching.requests import Attempt, EnrollmentRequest
+from engine.matching.samples import ABSENT, Sample
 from indexes.base import exact_scores
 from schema.decisions import Comparison, Finding, PhotographRecord, SeenFrame
 from schema.reasons import Decision, Photograph, Reason
@@ -64,6 +64,16 @@ def fuse_frames(frames: Sequence[Sample], one_person: float) -> Sample:
         length=length,
         frames=kept,
     )
+
+
+def show_faces(asked: EnrollmentRequest, faces: Mapping[str, Sample]) -> EnrollmentRequest:
+    """The request with what its photographs show, and its guardian's (`guardian.live`)."""
+    guardian = asked.guardian
+    if guardian is not None:
+        theirs = faces.get("guardian.portrait")
+        guardian = replace(guardian, live=faces["guardian.live"], portrait=theirs)
+    live, portrait = faces.get("live", ABSENT), faces.get("portrait", ABSENT)
+    return replace(asked, live=live, portrait=portrait, guardian=guardian)
 
 
 def describe_frames(sample: Sample) -> list[SeenFrame]:

@@ -2,25 +2,23 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.checks.document import ask_of, look_up_beside
-from engine.matching.checks.picture import fuse_frames
+from engine.matching.checks.picture import fuse_frames, show_faces
 from engine.matching.requests import (
     MAX_KEY_LENGTH,
     Attempt,
     EnrollmentRequest,
     GuardianShown,
     Intake,
-    find_unconsented,
     idempotency_scope,
     name_document,
 )
 from engine.matching.requests import Answer as Decided
-from engine.matching.samples import ABSENT, Sample
+from engine.matching.samples import Sample
 from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
 from schema.documents import AuthorityCode, AuthorityResult
@@ -30,6 +28,7 @@ from serving.access.authorization import Principal, outlet_of, scope_of, see_enr
 from serving.api import serializers
 from serving.api.request import (
     Answer,
+    Photographed,
     Request,
     count_judged,
     count_liveness,
@@ -68,7 +67,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         decided = early
     else:
         _require_capture_time(body.captured_at)
-        asked = await _take_photographs(parts, request, early, asked, body)
+        asked = await _take_photographs(parts, request, early, body)
         for shown in (asked.live, *(() if asked.guardian is None else (asked.guardian.live,))):
             count_judged(parts, shown)
         try:
@@ -89,63 +88,35 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
 
 
 async def _take_photographs(
-    parts: Parts,
-    request: Request,
-    attempt: Attempt,
-    asked: EnrollmentRequest,
-    body: wire.EnrollmentRequest,
+    parts: Parts, request: Request, attempt: Attempt, body: wire.EnrollmentRequest
 ) -> EnrollmentRequest:
     """The request with what its photographs show, a guardian's as well, and with what an authority
     says of the documents, which is asked meanwhile."""
+    faces = _list_photographs(body)
+    sampling = sample_faces(parts, request, faces, _LIVE)
+    if parts.authority is None:
+        return show_faces(attempt.request, await sampling)
+    live, theirs = (faces[name][0][0] if name in faces else None for name in _LIVE)
+    terms = (parts.liveness.terms, parts.deployment.settings.people)
+    questions = await asyncio.to_thread(ask_of, parts.store, attempt, live, theirs, *terms)
+    taken, said = await look_up_beside(parts.authority, questions, sampling)
+    for one in said.values():
+        note_authority(parts, one)
+    return replace(show_faces(attempt.request, taken), authority=said)
+
+
+def _list_photographs(body: wire.EnrollmentRequest) -> dict[str, Photographed]:
+    """What came, by its field."""
     guardian = body.guardian
     given = {"live": (body.live, None), "portrait": (body.portrait, body.portrait_kind)}
     if guardian is not None:
         given["guardian.live"] = (guardian.live, None)
         given["guardian.portrait"] = (guardian.portrait, guardian.portrait_kind)
-    faces = {
+    return {
         name: (list_frames(image), kind)
         for name, (image, kind) in given.items()
         if image is not None
     }
-    sampling = sample_faces(parts, request, faces, _LIVE)
-    if parts.authority is None:
-        taken = await sampling
-    else:
-        live, theirs = (faces[name][0][0] if name in faces else None for name in _LIVE)
-        terms = (parts.liveness.terms, parts.deployment.settings.people)
-        questions = ask_of(attempt, live, theirs, *terms)
-        if questions:
-            held = await asyncio.to_thread(parts.store.documents, attempt.lookups)
-            if find_unconsented([attempt], held):
-                # Nor does an authority see such a face.
-                questions = {}
-        taken, said = await look_up_beside(parts.authority, questions, sampling)
-        asked = replace(asked, authority=said)
-        for one in said.values():
-            note_authority(parts, one)
-    shown = asked.guardian
-    if shown is not None:
-        portrait = taken.get("guardian.portrait")
-        shown = replace(shown, live=taken["guardian.live"], portrait=portrait)
-    return replace(
-        asked,
-        live=taken.get("live", ABSENT),
-        portrait=taken.get("portrait", ABSENT),
-        guardian=shown,
-    )
-
-
-def _unseen(frames: Sequence[bytes]) -> Sample:
-    return fuse_frames([Sample.unseen(one) for one in frames], math.inf) if frames else ABSENT
-
-
-def _read_guardian(guardian: wire.Guardian) -> GuardianShown:
-    portrait = guardian.portrait
-    return GuardianShown(
-        document=guardian.document,
-        live=_unseen(list_frames(guardian.live)),
-        portrait=None if portrait is None else Sample.unseen(portrait, guardian.portrait_kind),
-    )
 
 
 def _read_request(
@@ -153,30 +124,31 @@ def _read_request(
 ) -> EnrollmentRequest:
     """The request as far as it is known before its photographs are looked at."""
     carrier, outlet = outlet_of(principal, body.outlet)
-    document, frames = body.document, () if body.live is None else list_frames(body.live)
+    document, faces = body.document, _list_photographs(body)
     # One result names the frames of all who were before the camera.
-    judged = (*frames, *(() if body.guardian is None else list_frames(body.guardian.live)))
+    judged = [frame for name in _LIVE if name in faces for frame in faces[name][0]]
     made_for = (LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
-    return EnrollmentRequest(
+    asked = EnrollmentRequest(
         idempotency_key=key,
         carrier=carrier,
         outlet=outlet,
         document=document,
         msisdn=body.msisdn,
-        live=_unseen(frames),
-        portrait=ABSENT
-        if body.portrait is None
-        else Sample.unseen(body.portrait, body.portrait_kind),
         consent=Consent(body.consent_ref, body.consent),
         captured_at=body.captured_at,
         liveness=parts.liveness.check(body.liveness, judged, *made_for) if judged else None,
-        guardian=None if body.guardian is None else _read_guardian(body.guardian),
+        guardian=None if body.guardian is None else GuardianShown(document=body.guardian.document),
         exception=body.exception,
         replaces=None if body.replaces is None else known_document(body.replaces),
         proof=None
         if body.proof is None
         else parts.proofs.check(body.proof, document, body.msisdn, utc_now()),
     )
+    unseen = {
+        name: fuse_frames([Sample.unseen(one, kind) for one in frames], math.inf)
+        for name, (frames, kind) in faces.items()
+    }
+    return show_faces(asked, unseen)
 
 
 def _answer_early(

@@ -181,7 +181,7 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> 
 
     def roles(terms: PeopleRules = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
         (attempt,) = intake.sort([lab.request(**changes)], NOW)
-        return ask_of(attempt, b"live", b"guardian", liveness, terms)
+        return ask_of(lab.store, attempt, b"live", b"guardian", liveness, terms)
 
     asked = roles(document=card(1, CHILD), guardian=shown)
     named = {role: (one.document.number, one.name, one.live) for role, one in asked.items()}
