@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,7 +185,12 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     assert fresh.enroll(body, "key-1", key="blue").status_code == 200
     # Found by the registrar, as where two race.
     find = enrollments._answer_early
-    monkeypatch.setattr(enrollments, "_answer_early", lambda *given: (find(*given)[0], None))
+
+    def find_nothing(*given: Any) -> tuple[Any, Any]:
+        asked = find(*given)[0]
+        return asked, SimpleNamespace(request=asked)
+
+    monkeypatch.setattr(enrollments, "_answer_early", find_nothing)
     assert fresh.enroll(body, "key-1", key="blue").status_code == 200
     entries = fresh.audited(before)
     actor = f"key:{fresh.keys['blue'].split('_')[-2]}"
