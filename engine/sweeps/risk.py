@@ -11,8 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from engine.accuracy.pair_scores import wilson_interval
 from engine.registry.enrollments import LivenessCount
@@ -244,14 +245,8 @@ def count_burst(moments: Sequence[datetime]) -> int:
 
 def points_of(name: str, value: float) -> float:
     """The points of a term, to a tenth."""
-    scale = SCALES[name]
-    if value <= scale[0][0]:
-        return scale[0][1]
-    for (low, low_points), (high, high_points) in pairwise(scale):
-        if value <= high:
-            share = (value - low) / (high - low)
-            return round(low_points + share * (high_points - low_points), 1)
-    return scale[-1][1]
+    values, points = zip(*SCALES[name], strict=True)
+    return round(float(np.interp(value, values, points)), 1)
 
 
 def total_of(terms: Iterable[RiskTerm]) -> float:

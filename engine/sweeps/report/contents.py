@@ -104,16 +104,6 @@ def format_day(moment: datetime) -> str:
     return moment.astimezone(UTC).date().isoformat()
 
 
-def letter(number: int) -> str:
-    """A, B, … Z, AA, AB, …"""
-    letters = ""
-    number += 1
-    while number:
-        number, rest = divmod(number - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters
-
-
 @dataclass(frozen=True, slots=True)
 class RiskReason:
     """A term of a risk as text, with its points and the `most` it can bring; None of a ratio."""

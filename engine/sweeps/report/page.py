@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -91,20 +91,14 @@ def judge_chance(found: int, expected: Rate) -> GroupVerdict:
 def miss_rate(curve: CalibrationCurve, threshold: float) -> Rate | None:
     """The share of pairs of one person below `threshold`, interpolated between the calibration's
     points; None beyond them."""
-    for lower, upper in pairwise(curve.points):
-        if lower.threshold <= threshold <= upper.threshold:
-            width = upper.threshold - lower.threshold
-            share = (threshold - lower.threshold) / width if width else 0.0
-            value, low, high = (
-                (1 - share) * one + share * other
-                for one, other in (
-                    (lower.fnmr, upper.fnmr),
-                    (lower.fnmr_low, upper.fnmr_low),
-                    (lower.fnmr_high, upper.fnmr_high),
-                )
-            )
-            return Rate(value, low, high)
-    return None
+    scores = [point.threshold for point in curve.points]
+    if not scores[0] <= threshold <= scores[-1]:
+        return None
+    value, low, high = (
+        float(np.interp(threshold, scores, [getattr(point, name) for point in curve.points]))
+        for name in ("fnmr", "fnmr_low", "fnmr_high")
+    )
+    return Rate(value, low, high)
 
 
 def _judge_bound(found: int, expected: Rate) -> GroupVerdict:

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from engine.faces.image_files import sniff_format
 from engine.formatting import count
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.plots import INK, embed_figure, open_panels
@@ -27,7 +29,6 @@ from engine.sweeps.report.contents import (
     describe_term,
     format_day,
     format_rate,
-    letter,
 )
 from engine.sweeps.risk import Week
 from schema.sweeps import Group, Identity, Link
@@ -177,7 +178,7 @@ def _mark(
     axes.annotate(words, place, away, textcoords="offset points", weight="bold", **options)
 
 
-MOST_NODES = 26
+MOST_NODES = len(ascii_uppercase)
 """Identities of a group in its card, lettered A, B, C… in the group's order."""
 
 MOST_EDGES = 120
@@ -193,7 +194,6 @@ MOST_CARDS = 24
 """Groups shown with graph and members."""
 
 _FACES_BYTES = 2_000_000
-_PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ def _card(row: Row, faces: Mapping[str, str], names: Mapping[str, str]) -> Card:
     identities = group.identities[:MOST_NODES]
     members = tuple(
         Member(
-            letter=letter(number),
+            letter=ascii_uppercase[number],
             identity=one,
             carriers=sorted({names.get(line.carrier, line.carrier) for line in one.lines}),
             outlets=sorted({line.outlet for line in one.lines}),
@@ -351,8 +351,10 @@ def _encode_faces(contents: ReportInput) -> Mapping[str, str]:
 
 def embed_picture(image: bytes) -> str | None:
     """A JPEG or PNG file as a `data:` URI; None of any other."""
-    kind = next((kind for head, kind in _PICTURES.items() if image.startswith(head)), None)
-    return kind and f"data:{kind};base64,{base64.b64encode(image).decode()}"
+    kind = sniff_format(image)
+    if kind not in ("JPEG", "PNG"):
+        return None
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(image).decode()}"
 
 
 def documents_with_cards(groups: Sequence[Group]) -> Iterator[str]:

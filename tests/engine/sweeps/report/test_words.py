@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from engine.sweeps.report.contents import describe_term, format_moment, format_share, letter
+from engine.sweeps.report.contents import describe_term, format_moment, format_share
 from engine.sweeps.risk import SCALES, TERMS
 from schema.sweeps import GroupKind, RiskTerm
 
@@ -13,12 +13,6 @@ def test_a_share_stays_on_one_line() -> None:
 
 def test_moments_are_utc() -> None:
     assert format_moment(datetime(2024, 3, 4, 5, 6, tzinfo=UTC)) == "2024-03-04 05:06 UTC"
-
-
-def test_letters_go_on_after_z() -> None:
-    assert [letter(number) for number in (0, 25, 26, 27, 701, 702)] == [
-        "A", "Z", "AA", "AB", "ZZ", "AAA",
-    ]  # fmt: skip
 
 
 def test_every_term_of_a_risk_has_a_text() -> None:
