@@ -242,6 +242,20 @@ NO_RULES = PeopleRules()
 
 
 @dataclass(frozen=True, slots=True)
+class LineLimits:
+    """Most lines of a person over all carriers; 0 for any number."""
+
+    person_limit: int = 0
+    """In use."""
+    day_limit: int = 0
+    """Opened within 24 hours."""
+    outlets: Mapping[str, int] = field(default_factory=dict)
+    """In use, when one of these outlets opens another."""
+    own: Mapping[str, LineLimits] = field(default_factory=dict)
+    """Of what these carriers open."""
+
+
+@dataclass(frozen=True, slots=True)
 class LivenessRules:
     """Demands on the evidence of liveness of a carrier's requests; None: those on all carriers'."""
 

@@ -97,7 +97,9 @@ FIRST_FACE = "first_face"
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_CONSENT_LENGTH)]
 
 
-class ConsentChannel(StrEnum):
+class Channel(StrEnum):
+    """Ways by which people come to a carrier."""
+
     OUTLET = "outlet"
     ONLINE = "online"
     AGENT = "agent"
@@ -113,7 +115,7 @@ class GivenConsent(Struct, frozen=True, kw_only=True, omit_defaults=True):
         str,
         Meta(pattern="^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$", max_length=35, description="BCP 47"),
     ]
-    channel: ConsentChannel
+    channel: Channel
     taken_by: Annotated[_Text, Meta(description="who took it, as a clerk's code")] | None = None
     guardian: Annotated[_Text, Meta(description="who gave it for a minor")] | None = None
 

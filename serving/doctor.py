@@ -359,11 +359,11 @@ def _examine_sign_in(deployment: Deployment) -> Iterator[Finding]:
 def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     """By which rules holders of lines are asked for, and of whom there are none."""
     settings, advice = deployment.settings.lines, ""
-    rules, limit = deployment.line_rules, deployment.person_limit
+    rules, limits = deployment.line_rules, deployment.line_limits
     known = {one.code for one in deployment.store.carriers()}
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
-    detail += f"; {limit or 'any number of'} lines a person"
+    detail += f"; {rules.usual.tell_limits(limits.person_limit)}"
     opened = {way for one in (rules.usual, *rules.own.values()) for way in one.proofs}
     if closed := sorted(opened - deployment.settings.proofs.signed):
         detail += f"; nobody signs for {', '.join(closed)}, which the rules open"
@@ -376,10 +376,21 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"
+    elif stray := _find_strays(deployment):
+        detail += f"; no limit of a channel holds for {', '.join(stray)}: there is no such outlet"
+        advice = "mend [lines] channels"
     elif old := rules.list_old(utc_now().date()):
         detail += f"; nobody has read the source of {', '.join(old)} for six months"
         advice = "read it, and put a set with a checked_on of today into a file: sosie line rules"
     yield _find("lines", detail, advice)
+
+
+def _find_strays(deployment: Deployment) -> list[str]:
+    """Channels without an outlet, and outlets that there are not: no limit holds for them."""
+    rules, channels = deployment.line_rules, deployment.settings.lines.channels
+    limited = {key for one in (rules.usual, *rules.own.values()) for key in one.channel_limits}
+    unknown = {*channels}.difference(deployment.store.outlets([*channels]))
+    return sorted(limited.difference(channels.values()) | unknown)
 
 
 def _examine_clock(deployment: Deployment) -> Iterator[Finding]:

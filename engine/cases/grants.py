@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.lines import LATELY
 from engine.matching.documents import normalise_name
 from engine.matching.registrar import Runner
 from engine.matching.requests import name_look_up
@@ -61,7 +62,7 @@ def decide_exception(
         return _finish(asked, actor, None)
     assert asked.line is not None, "what is asked for stays until it is decided"
     attempt = registry.enrollment(asked.id)
-    record = _require_free(registry, asked, asked.line, attempt)
+    record = _require_free(registry, asked, asked.line, attempt, now)
     line = LineRecord(
         id=new_id(),
         msisdn_lookup=registry.vault.look_up("msisdn", asked.line.msisdn),
@@ -100,7 +101,11 @@ def _finish(asked: ExceptionRecord, actor: Actor, line_id: str | None) -> list[W
 
 
 def _require_free(
-    registry: Reader, asked: ExceptionRecord, line: AskedLine, attempt: EnrollmentRecord
+    registry: Reader,
+    asked: ExceptionRecord,
+    line: AskedLine,
+    attempt: EnrollmentRecord,
+    now: datetime,
 ) -> DocumentRecord:
     """The document; `CaseMoved` where its line can no longer be opened."""
     if attempt.expired_at is not None:
@@ -127,13 +132,15 @@ def _require_free(
     counts = registry.open_line_counts([record.id])
     if counts[record.id, asked.carrier] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
-    limit = int(inputs.get("person_limit", 0))
-    if limit and not registry.exemptions([record.id]):
-        own = registry.people.same_person([record.id])[record.id]
-        if sum(registry.open_line_counts(sorted(own)).values()) >= limit:
+    limits = [int(inputs.get(f"{name}_limit", 0)) for name in ("person", "channel", "day")]
+    if any(limits) and not registry.exemptions([record.id]):
+        own = sorted(registry.people.same_person([record.id])[record.id])
+        total = registry.open_line_counts(own).total()
+        counted = (total, total, registry.opened_since(own, now - LATELY).total())
+        if any(0 < most <= count for most, count in zip(limits, counted, strict=True)):
             raise CaseMoved(
-                "the person has all the lines that one may have over all carriers: refuse the "
-                "exception"
+                "the person has all the lines that one may have or open a day over all carriers: "
+                "refuse the exception, or wait"
             )
     return record
 

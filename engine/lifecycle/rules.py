@@ -12,15 +12,15 @@ from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from engine.errors import RequestError
 from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
-from schema.options import CarrierPeople, KeepFaces, PeopleRules, ProofBrings
-from schema.people import ProofWay
+from schema.options import CarrierPeople, KeepFaces, LineLimits, PeopleRules, ProofBrings
+from schema.people import Channel, ProofWay
 
 BUILT_IN = (
     "bangladesh", "china", "ghana", "india", "indonesia", "korea", "mexico", "nigeria", "pakistan",
@@ -38,6 +38,7 @@ _AWAITED = frozenset(set(LineEventKind) - ENDING - _BY_PEOPLE)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 MOST_NAME = 60
+_Most = Annotated[int, msgspec.Meta(ge=0)]
 CHECKED_FOR = timedelta(days=183)
 """So long after somebody has read its source a set is taken to follow it."""
 
@@ -54,20 +55,30 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
-    """What a set of rules says beside them. `person_limit`: lines of a person over all carriers; 0:
-    no limit. `keep_faces`: what becomes of faces, where they say it; `proofs`, `verified_by` and
-    `face_tries` are as `[people]` has them. `source` and `note` say whose rules they are, and how
-    far these follow them, `checked_on` when somebody last read the source."""
+    """What a set of rules says beside them. Of lines of a person over all carriers `person_limit`
+    bounds those in use, `channel_limits` those of whoever opens one by a channel, `day_limit` those
+    opened within 24 hours; 0: no limit. `keep_faces`: what becomes of faces, where they say it;
+    `proofs`, `verified_by` and `face_tries` are as `[people]` has them. `source` and `note` say
+    whose rules they are, and how far these follow them, `checked_on` when somebody last read the
+    source."""
 
     title: str = ""
     source: str = ""
     checked_on: date | None = None
     note: str = ""
-    person_limit: int = 0
+    person_limit: _Most = 0
+    day_limit: _Most = 0
+    channel_limits: Mapping[Channel, _Most] = {}
     keep_faces: KeepFaces | None = None
     proofs: Mapping[ProofWay, ProofBrings] = {}
     verified_by: tuple[ProofWay, ...] = ()
     face_tries: int = 0
+
+    def tell_limits(self, person_limit: int) -> str:
+        """The limits on the lines of a person, as people read them."""
+        told = [f"{person_limit or 'any number of'} lines a person"]
+        told += [f"{self.day_limit} a day"] if self.day_limit else []
+        return ", ".join([*told, *(f"{n} {one}" for one, n in self.channel_limits.items())])
 
     def tell(self, people: PeopleRules, signed: Container[ProofWay]) -> dict[str, Any]:
         """The words on people that hold: of ways those of `people`, or, where it names none, these
@@ -113,6 +124,26 @@ class LineRules:
         """Titles of the sets whose source nobody has read lately, as they say."""
         sets = {one.title: one.checked_on for one in (self.usual, *self.own.values())}
         return sorted(title for title, on in sets.items() if on and on + CHECKED_FOR < today)
+
+    def limit(self, person_limit: int, channels: Mapping[str, Channel]) -> LineLimits:
+        """The limits on lines of a person over all carriers, `person_limit` in place of the usual
+        set's: a carrier's own set says by day and channel what else is asked of what it opens.
+        `RequestError` where it has a person's, which would be left out, and nobody would notice."""
+        usual = self.usual
+        person_limit = person_limit or usual.person_limit
+        limited = [code for code, one in self.own.items() if one.person_limit]
+        if limited and not person_limit:
+            raise RequestError(
+                f"the rules of {min(limited)} have a person_limit, which is over all carriers: "
+                "set it under [lines], too"
+            )
+
+        def join(one: RuleSet) -> LineLimits:
+            limits = {**usual.channel_limits, **one.channel_limits}
+            outlets = {code: limits.get(channel, 0) for code, channel in channels.items()}
+            return LineLimits(person_limit, one.day_limit or usual.day_limit, outlets)
+
+        return replace(join(usual), own={code: join(one) for code, one in self.own.items()})
 
     def complete(self, people: PeopleRules, signed: Container[ProofWay] = ()) -> PeopleRules:
         """The rules on people, with what these say of carriers whose own do not, and the ways that
@@ -165,8 +196,6 @@ def read_rules(text: str, name: str) -> RuleSet:
         given = msgspec.convert(values, RuleFile)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RequestError(f"{name} are no rules of lines: {error}; see docs/lines.md") from None
-    if given.person_limit < 0:
-        raise RequestError(f"{name}: person_limit is below 0: give 0 for none")
     rules: dict[LineEventKind, Rule] = {}
     for one in given.reverify:
         rule = _check(one, name)

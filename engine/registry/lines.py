@@ -328,15 +328,14 @@ _COUNTS = (
     .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
     .group_by(LINES.c.document_id, LINES.c.carrier)
 )
-_LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
-_LINES_IN_USE_OF = (
-    select(LINES)
-    .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
-    .order_by(LINES.c.opened_at, LINES.c.id)
+_OPENED = select(LINES.c.document_id).where(
+    LINES.c.document_id.in_(KEYS), LINES.c.opened_at > bindparam("since")
 )
+_LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
 _LINES_OF_EACH = (
     select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
 )
+_LINES_IN_USE_OF = _LINES_OF_EACH.where(IS_IN_USE)
 _NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
 
 _EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
@@ -376,6 +375,10 @@ class LineReader(Source):
         """The number of lines, not closed, of each of these documents with each carrier."""
         rows = self._rows_of(_COUNTS, document_ids)
         return Counter({(row.document_id, row.carrier): row.lines for row in rows})
+
+    def opened_since(self, document_ids: Sequence[str], since: datetime) -> Counter[str]:
+        """How many lines of each of these documents were opened later, closed ones too."""
+        return Counter(row.document_id for row in self._rows_of(_OPENED, document_ids, since=since))
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""

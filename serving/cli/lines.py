@@ -210,7 +210,7 @@ def check_rules(
     }
     Answer(
         answer,
-        f"[bold]{escape(found.title)}[/]: {found.person_limit or 'any number of'} lines a person",
+        f"[bold]{escape(found.title)}[/]: {found.tell_limits(found.person_limit)}",
         "Nothing of a face is kept" if found.keep_faces == "none" else "",
         f"Other ways: {', '.join(found.proofs)}" if found.proofs else "",
         f"Tries of a face: {found.face_tries}" if found.face_tries else "",

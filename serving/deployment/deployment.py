@@ -56,7 +56,7 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.documents import Document, ErasureCertificate, ErasureScope
-from schema.options import CarrierPeople, PeopleRules
+from schema.options import CarrierPeople, LineLimits, PeopleRules
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,
@@ -353,15 +353,7 @@ class Deployment:
         """By which holders of lines are asked for; `RequestError` where that cannot be done."""
         settings = self.settings.lines
         own = {code: load_rules(name, self.home) for code, name in settings.carriers.items()}
-        usual = load_rules(settings.rules, self.home)
-        limited = [code for code, one in own.items() if one.person_limit]
-        if limited and not (settings.person_limit or usual.person_limit):
-            # It would be left out, and nobody would notice.
-            raise RequestError(
-                f"the rules of {min(limited)} have a person_limit, which is over all carriers: "
-                "set it under [lines], too"
-            )
-        return LineRules(usual, own)
+        return LineRules(load_rules(settings.rules, self.home), own)
 
     @property
     def sim_changes(self) -> SimChangeTerms:
@@ -383,9 +375,10 @@ class Deployment:
         return rules
 
     @property
-    def person_limit(self) -> int:
-        """Lines in use of a person over all carriers; 0: no limit."""
-        return self.settings.lines.person_limit or self.line_rules.usual.person_limit
+    def line_limits(self) -> LineLimits:
+        """Limits on the lines of a person; `RequestError` as `LineRules.limit`."""
+        settings = self.settings.lines
+        return self.line_rules.limit(settings.person_limit, settings.channels)
 
     @cached_property
     def judge(self) -> Judge:
@@ -407,7 +400,7 @@ class Deployment:
                 **CHECKS,
                 AuthorityCheck: read_authority(self.settings.authority),
                 LivenessCheck: self.liveness.terms,
-                LineCheck: self.person_limit,
+                LineCheck: self.line_limits,
                 PeopleCheck: self.people,
                 LimitsCheck: self.settings.limits,
                 SecondModelCheck: self.second,

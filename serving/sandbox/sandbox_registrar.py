@@ -66,7 +66,7 @@ from schema.documents import (
     ErasureScope,
     Standing,
 )
-from schema.options import LivenessRules, PeopleRules
+from schema.options import LineLimits, LivenessRules, PeopleRules
 from schema.people import DeathSource, ProofWay
 from schema.reasons import About, LivenessMode, Reason
 from serving.deployment.deployment import Deployment
@@ -101,6 +101,11 @@ CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
 OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
 REPORTED_SINCE = date(2025, 1, 1)
 LINE_LIMIT = Carrier("", "").line_limit
+_LINE_LIMITS = {
+    Reason.PERSON_LIMIT_REACHED: LineLimits(LINE_LIMIT),
+    Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets={OUTLET: 1, OTHER_OUTLET: 1}),
+    Reason.DAY_LIMIT_REACHED: LineLimits(day_limit=1),
+}
 _CARRIERS = frozenset({CARRIER, OTHER_CARRIER})
 SLOW_S, READY_S = 3.0, 120.0
 MOST_KEYS = 10_000
@@ -153,8 +158,8 @@ class SandboxJudge(Judge):
             return self._with(PeopleCheck, _PEOPLE_RULES[reason])
         if reason is Reason.NOT_SEARCHED:
             return replace(self, unkept=_CARRIERS, unsearched=_CARRIERS)
-        if reason is Reason.PERSON_LIMIT_REACHED:
-            return self._with(LineCheck, LINE_LIMIT)
+        if reason in _LINE_LIMITS:
+            return self._with(LineCheck, _LINE_LIMITS[reason])
         return self
 
     def _with(self, check: type[DecisionCheck], terms: Any) -> Judge:
@@ -586,7 +591,7 @@ _PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], None]] = {
     Reason.CONSENT_WITHDRAWN: Preparation.withdraw,
     Reason.HOLDER_DECEASED: Preparation.bury,
     Reason.DOCUMENT_REPLACED: Preparation.replace,
-    Reason.PERSON_LIMIT_REACHED: Preparation.fill_elsewhere,
+    **dict.fromkeys(_LINE_LIMITS, Preparation.fill_elsewhere),
     Reason.REPLACEMENT_ASKED: Preparation.hold_replaced,
     **dict.fromkeys(outcomes.GUARDIAN_REASONS, Preparation.free_all),
     Reason.GUARDIAN_CHANGED: Preparation.hold_minor,

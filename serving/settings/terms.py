@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from schema.options import LivenessRules
-from schema.people import ProofLevel, ProofWay
+from schema.people import Channel, ProofLevel, ProofWay
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse
 from serving.settings.sections import Section, is_private_address, setting
 
@@ -198,6 +198,9 @@ class LinesSettings(Section):
         "lines in use of a person over all carriers; 0: that of the rules, if any",
         ge=0,
         le=10_000,
+    )
+    channels: dict[str, Channel] = setting(
+        {}, 'by which people come to an outlet, for limits of the rules, as { red-web = "online" }'
     )
     sim_changes_since: dict[str, date] = setting(
         {},

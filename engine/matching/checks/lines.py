@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
@@ -11,36 +12,46 @@ from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from schema.decisions import Finding
+from schema.options import LineLimits
 from schema.reasons import Decision, Reason
+
+LATELY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinePart(EvidencePart):
     """Lines in use: `open_lines` with the carrier, `person_lines` over all carriers, under every
-    document of the person. A `person_limit` of 0 is none, as in decisions from before there was
-    one."""
+    document of the person; `day_lines` of these were opened of late. A limit of 0 is none, as in
+    decisions from before there was one."""
 
     is_number_in_use: bool = False
     open_lines: int = 0
     line_limit: int = 5
     person_lines: int = 0
     person_limit: int = 0
+    channel_limit: int = 0
+    day_lines: int = 0
+    day_limit: int = 0
     is_exempt: bool = False
     """Whether no limit holds for the document; asked only where one is reached."""
 
     @property
-    def has_all_lines(self) -> bool:
-        """Whether the document has all with the carrier that one may have, or the person all."""
-        return self.open_lines >= self.line_limit or 0 < self.person_limit <= self.person_lines
+    def reached(self) -> list[Reason]:
+        """The limits of the document with the carrier, and of the person, that are reached."""
+        found = {
+            Reason.LINE_LIMIT_REACHED: self.open_lines >= self.line_limit,
+            Reason.PERSON_LIMIT_REACHED: 0 < self.person_limit <= self.person_lines,
+            Reason.CHANNEL_LIMIT_REACHED: 0 < self.channel_limit <= self.person_lines,
+            Reason.DAY_LIMIT_REACHED: 0 < self.day_limit <= self.day_lines,
+        }
+        return [reason for reason, is_reached in found.items() if is_reached]
 
     def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
         del evidence, version
         if self.is_number_in_use:
             yield Finding(Reason.LINE_IN_USE, Decision.REJECTED)
-        if self.open_lines >= self.line_limit and not self.is_exempt:
-            yield Finding(Reason.LINE_LIMIT_REACHED, Decision.REJECTED)
-        if 0 < self.person_limit <= self.person_lines and not self.is_exempt:
-            yield Finding(Reason.PERSON_LIMIT_REACHED, Decision.REJECTED)
+        for reason in () if self.is_exempt else self.reached:
+            yield Finding(reason, Decision.REJECTED)
 
 
 class LineCheck(DecisionCheck):
@@ -48,20 +59,20 @@ class LineCheck(DecisionCheck):
 
     part = LinePart
 
-    def __init__(self, batch: AttemptBatch, terms: int) -> None:
-        """`terms` is the limit over all carriers and documents of a person; 0 for none."""
+    def __init__(self, batch: AttemptBatch, terms: LineLimits) -> None:
         super().__init__(batch, terms)
         registry, known = batch.registry, [one.id for one in batch.documents]
         in_use = registry.lines_in_use([attempt.msisdn_lookup for attempt in batch.attempts])
         self._numbers: dict[bytes, LineRecord | None] = {**in_use}
         """By number the line that it is on; None for one of this batch."""
         # Of a person who has several documents, since people decided that they are one.
-        self._persons = registry.people.same_person(known) if terms else {}
+        self._persons = registry.people.same_person(known) if terms != LineLimits() else {}
         every = sorted({*known, *(key for some in self._persons.values() for key in some)})
         self._open_lines = registry.open_line_counts(every)
         self._totals = Counter[str]()
         for (document_id, _), count in self._open_lines.items():
             self._totals[document_id] += count
+        self._opened = registry.opened_since(every if self._persons else [], batch.now - LATELY)
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
@@ -70,28 +81,35 @@ class LineCheck(DecisionCheck):
         del place, evidence
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
+        limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
         lines = LinePart(
             is_number_in_use=attempt.msisdn_lookup in self._numbers,
             open_lines=self.count(held.id, attempt.outlet.carrier) if held else 0,
             line_limit=attempt.outlet.line_limit,
-            person_lines=self._count_all(record.id) if record else 0,
-            person_limit=self._terms,
+            person_lines=self._sum(self._totals, record),
+            person_limit=limits.person_limit,
+            channel_limit=limits.outlets.get(attempt.outlet.code, 0),
+            day_lines=self._sum(self._opened, record),
+            day_limit=limits.day_limit,
         )
-        if lines.has_all_lines and record is not None:
+        if lines.reached and record is not None:
             lines = replace(lines, is_exempt=self._is_exempt(record.id))
         return [lines]
 
     def add_replaced(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
         """The lines of the document that is replaced count; its number may come along."""
         moves = self._find_moved(attempt, old) is not None
-        total = lines.person_lines + self._count_all(old.id) - moves
         lines = replace(
             lines,
             is_number_in_use=lines.is_number_in_use and not moves,
             open_lines=lines.open_lines + self.count(old.id, attempt.outlet.carrier) - moves,
-            person_lines=total if lines.person_limit else 0,
+            person_lines=lines.person_lines + self._sum(self._totals, old) - moves,
+            day_lines=lines.day_lines + self._sum(self._opened, old),
+            # A number that comes along opens none.
+            channel_limit=0 if moves else lines.channel_limit,
+            day_limit=0 if moves else lines.day_limit,
         )
-        is_exempt = lines.is_exempt or (lines.has_all_lines and self._is_exempt(old.id))
+        is_exempt = lines.is_exempt or (bool(lines.reached) and self._is_exempt(old.id))
         return replace(lines, is_exempt=is_exempt)
 
     def write(self, made: DecidedAttempt) -> None:
@@ -121,6 +139,7 @@ class LineCheck(DecisionCheck):
         self.changed_documents.add(document_id)
         self._open_lines[document_id, attempt.outlet.carrier] += 1
         self._totals[document_id] += 1
+        self._opened[document_id] += 1
         return row.id
 
     def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
@@ -128,17 +147,19 @@ class LineCheck(DecisionCheck):
         if is_exempt:
             self._moved_exemptions.add(document_id)
         self._open_lines[document_id, carrier] += self._open_lines.pop((old, carrier), 0)
-        self._totals[document_id] += self._totals.pop(old, 0)
+        for counts in (self._totals, self._opened):
+            counts[document_id] += counts.pop(old, 0)
         self.changed_documents |= {old, document_id}
 
     def count(self, document_id: str, carrier: str) -> int:
         """How many a document has with a carrier."""
         return self._open_lines[document_id, carrier]
 
-    def _count_all(self, document_id: str) -> int:
+    def _sum(self, counts: Counter[str], record: DocumentRecord | None) -> int:
         """Over all carriers of whoever has this document, under all documents."""
-        own = self._persons.get(document_id, frozenset({document_id}))
-        return sum(self._totals[key] for key in own)
+        if record is None:
+            return 0
+        return sum(counts[key] for key in self._persons.get(record.id, (record.id,)))
 
     def _is_exempt(self, document_id: str) -> bool:
         is_moved = document_id in self._moved_exemptions
@@ -147,6 +168,5 @@ class LineCheck(DecisionCheck):
     def _find_moved(self, attempt: Attempt, old: DocumentRecord) -> LineRecord | None:
         """The line of the attempt's number, where it is the replaced document's."""
         line = self._numbers.get(attempt.msisdn_lookup)
-        if line is None or line.document_id != old.id:
-            return None
-        return line if line.carrier == attempt.outlet.carrier else None
+        own = (old.id, attempt.outlet.carrier)
+        return line if line and (line.document_id, line.carrier) == own else None

@@ -17,7 +17,7 @@ from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.judge import Checks
 from engine.matching.policy import Evidence, decide, unasked
 from engine.registry.enrollments import EnrollmentRecord
-from schema.options import NO_LIMITS, NO_RULES
+from schema.options import NO_LIMITS, NO_RULES, LineLimits
 from schema.reasons import Decision, Reason
 
 CHECKS: Checks = {
@@ -26,7 +26,7 @@ CHECKS: Checks = {
     PictureCheck: (),
     LivenessCheck: NOT_ASKED,
     FaceCheck: (),
-    LineCheck: 0,
+    LineCheck: LineLimits(),
     PeopleCheck: NO_RULES,
     LimitsCheck: NO_LIMITS,
     SecondModelCheck: None,

@@ -104,6 +104,8 @@ def test_every_reason_has_a_message() -> None:
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
         Reason.PERSON_LIMIT_REACHED,
+        Reason.CHANNEL_LIMIT_REACHED,
+        Reason.DAY_LIMIT_REACHED,
         *(
             one
             for one in Reason

@@ -1,13 +1,20 @@
-"""Lines of a person over all carriers, and documents that no limit holds for."""
+"""Lines of a person over all carriers, in use, by day and by channel; documents that no limit holds
+for."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from engine.errors import NotFound
+from engine.errors import NotFound, RequestError
 from engine.lifecycle.reverification import end_exemption, exempt
+from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.checks.order import replay
+from engine.matching.lines import close_line
+from schema.options import LineLimits
+from schema.people import Channel
 from schema.reasons import Reason
+from tests.engine.matching.conftest import NOW
 from tests.engine.records import ENTRY, make_pair
 
 
@@ -18,7 +25,7 @@ def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:
 def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab) -> None:
     person, red = lab.people.person(), {"carrier": "red", "outlet": "red-1"}
     first = lab.request(person)
-    with lab.registrar(person_limit=3) as registrar:
+    with lab.registrar(lines=LineLimits(person_limit=3)) as registrar:
         # Two of one batch count as if they came one after the other.
         batch = [first, lab.request(person, document=first.document, **red)]
         assert [one.decision.value for one in registrar.enroll(batch)] == ["approved"] * 2
@@ -43,3 +50,44 @@ def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab) -> 
             end_exemption(registrar, lab.store, own, "fraud")
     actions = ("document.exempted", "document.exemption_ended")
     assert [one.action for one in lab.entries(*actions)] == [*actions]
+
+
+def test_by_india_a_person_opens_one_line_a_day_whichever_carrier_and_outcome(lab) -> None:
+    person, red = lab.people.person(), {"carrier": "red", "outlet": "red-1"}
+    day, limits = timedelta(days=1), LineRules(load_rules("india")).limit(0, {})
+    now = [NOW]
+    with lab.registrar(lines=limits, clock=lambda: now[0]) as registrar:
+        first = lab.request(person)
+        # The second of one batch comes after the first.
+        made = registrar.enroll([first, lab.request(person, document=first.document, **red)])
+        assert [one.reasons for one in made] == [(), (Reason.DAY_LIMIT_REACHED,)]
+        close_line(registrar, lab.store, made[0].decided.line_id, "test")
+        for after, reasons in (
+            (day - timedelta(seconds=1), (Reason.DAY_LIMIT_REACHED,)),
+            (day, ()),
+        ):
+            now[0] = NOW + after
+            answer = enroll(lab, registrar, person, document=first.document, **red)
+            assert answer.reasons == reasons
+            assert replay(lab.store.enrollment(answer.enrollment_id)).agrees
+
+
+def test_by_vietnam_a_fourth_line_is_opened_in_person_alone(lab) -> None:
+    person, red = lab.people.person(), {"carrier": "red", "outlet": "red-1"}
+    limits = LineRules(load_rules("vietnam")).limit(0, {"red-1": Channel.ONLINE})
+    with lab.registrar(lines=limits) as registrar:
+        first = lab.request(person, **red)
+        again = [lab.request(person, document=first.document, **red) for _ in range(3)]
+        made = registrar.enroll([first, *again])
+        assert [one.reasons for one in made] == [(), (), (), (Reason.CHANNEL_LIMIT_REACHED,)]
+        assert enroll(lab, registrar, person, document=first.document).decision == "approved"
+
+
+def test_a_carriers_own_set_asks_more_of_what_it_opens_but_a_persons_limit_is_everybodys() -> None:
+    rules = LineRules(own={"red": load_rules("india"), "blue": load_rules("vietnam")})
+    with pytest.raises(RequestError, match=r"red have a person_limit.*set it under"):
+        rules.limit(0, {})
+    limits = rules.limit(6, {"b": Channel.ONLINE})
+    assert limits.own == {"red": LineLimits(6, 1, {"b": 0}), "blue": LineLimits(6, 0, {"b": 3})}
+    limits = LineRules(load_rules("india"), rules.own).limit(0, {})
+    assert [one.day_limit for one in (limits, *limits.own.values())] == [1, 1, 1]

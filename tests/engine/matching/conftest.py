@@ -38,10 +38,11 @@ from schema.actors import Actor, Caller
 from schema.cases import Outcome
 from schema.decisions import DecidedEnrollment
 from schema.documents import Document
-from schema.options import NO_LIMITS, NO_RULES, Limits, PeopleRules
+from schema.options import NO_LIMITS, NO_RULES, Limits, LineLimits, PeopleRules
 from schema.reasons import Reason
 
 DIM = 64
+ANY_LINES = LineLimits()
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 THRESHOLDS = Thresholds(
     verify=0.40, same_document=0.42, review=0.60, certain=0.70, verify_fused=0.46, one_person=0.35
@@ -183,14 +184,14 @@ class Lab:
         thresholds_for: Callable[[int], Thresholds] | None = None,
         liveness: LivenessTerms = NOT_ASKED,
         look_ups: AuthorityTerms | None = None,
-        person_limit: int = 0,
+        lines: LineLimits = ANY_LINES,
         people: PeopleRules = NO_RULES,
         clock: Callable[[], datetime] = lambda: NOW,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
             gallery = restore_gallery(self.store, self.folder).gallery
-        terms = (look_ups, liveness, person_limit, people, limits)
+        terms = (look_ups, liveness, lines, people, limits)
         judge = Judge(
             store=self.store,
             vault=self.vault,

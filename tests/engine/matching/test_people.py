@@ -41,7 +41,7 @@ from schema.actors import Caller
 from schema.cases import CLAIMED, CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
-from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, PeopleRules
+from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, LineLimits, PeopleRules
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import ANNE, BORIS, CHILD, NOW, card, close
@@ -246,6 +246,19 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     assert shown.reasons == (Reason.EXCEPTION_ASKED,)
     close(registrar, lab, shown.decided.cases[0].id, Outcome.UNFOUNDED)
     approve(registrar, lab.request(person, document=card(1)))
+
+
+@pytest.mark.parametrize(
+    "limits", [LineLimits(1), LineLimits(day_limit=1), LineLimits(outlets={"blue-1": 1})]
+)
+def test_no_exception_is_granted_beyond_a_limit_of_the_person(lab, limits: LineLimits) -> None:
+    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
+    with lab.registrar(people=RULES, lines=limits) as registrar:
+        asked = ask(registrar, *(lab.request(document=card(1), **excused) for _ in range(2)))
+        first, second = (one.decided.cases[0].id for one in asked)
+        close(registrar, lab, first, Outcome.UNFOUNDED)
+        with pytest.raises(CaseMoved, match="refuse the exception, or wait"):
+            close(registrar, lab, second, Outcome.UNFOUNDED)
 
 
 def test_an_exception_of_which_retention_has_left_nothing_is_not_granted(
@@ -677,7 +690,7 @@ def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:
 
 def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) -> None:
     person, store = lab.people.person(), lab.store
-    with lab.registrar(people=RULES, person_limit=1) as registrar:
+    with lab.registrar(people=RULES, lines=LineLimits(person_limit=1)) as registrar:
         first = ask(registrar, lab.request(person, document=card(1)))[0]
         exempt(registrar, store, first.decided.document_id, "business", "fraud")
         answers = ask(
@@ -692,6 +705,20 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) ->
     assert [(key, one.cause) for key, one in store.exemptions([old, new]).items()] == [
         (new, "business")
     ]
+    assert lab.replays(*answers)
+
+
+def test_a_number_that_comes_along_with_its_document_is_no_new_line_of_the_day(lab) -> None:
+    person, limits = lab.people.person(), LineLimits(day_limit=1, outlets={"blue-1": 1})
+    with lab.registrar(people=RULES, lines=limits) as registrar:
+        first = lab.request(person, document=card(1))
+        renewed = {"document": card(2), "replaces": card(1)}
+        answers = ask(registrar, first)
+        answers += ask(registrar, lab.request(person, **renewed))
+        answers += ask(registrar, lab.request(person, msisdn=first.msisdn, **renewed))
+        answers += ask(registrar, lab.request(person, document=card(2)))
+        both = (Reason.CHANNEL_LIMIT_REACHED, Reason.DAY_LIMIT_REACHED)
+        assert [one.reasons for one in answers] == [(), both, (), both]
     assert lab.replays(*answers)
 
 

@@ -180,7 +180,17 @@ ROWS = [
     approves(person_lines=9),
     approves(person_lines=8, person_limit=9),
     rejects(Reason.PERSON_LIMIT_REACHED, person_lines=9, person_limit=9),
-    approves(open_lines=5, person_lines=9, person_limit=9, is_exempt=True),
+    rejects(Reason.CHANNEL_LIMIT_REACHED, person_lines=3, channel_limit=3),
+    rejects(Reason.DAY_LIMIT_REACHED, day_lines=1, day_limit=1),
+    approves(
+        open_lines=5,
+        person_lines=9,
+        person_limit=9,
+        is_exempt=True,
+        channel_limit=3,
+        day_lines=1,
+        day_limit=1,
+    ),
     *(({"people": PeoplePart(**people)}, *told) for people, *told in APART),
 ]
 EXCEPTIONS = [
@@ -334,7 +344,8 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
 def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
     full = change(HONEST, open_lines=5)
     inputs = full.write()
-    for name in ("person_lines", "person_limit", "is_exempt"):
+    limits = ("person_lines", "person_limit", "channel_limit", "day_lines", "day_limit")
+    for name in (*limits, "is_exempt"):
         del inputs[name]
     read = read_evidence(inputs)
     assert read == full

@@ -157,3 +157,6 @@ def test_rules_of_a_carrier_that_is_not_there_are_told(full_home, sosie) -> None
     told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
     assert told["state"] == "warning"
     assert told["detail"].endswith("there is no carrier rde")
+    env = {"SOSIE_LINES__RULES": "vietnam", "SOSIE_LINES__CHANNELS": json.dumps({"web": "agent"})}
+    told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
+    assert "a person, 3 online; no limit of a channel holds for online, web" in told["detail"]
