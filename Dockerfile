@@ -44,7 +44,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 sosie \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/cache/sosie sosie \
-    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/sosie /var/cache/sosie
+    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/sosie /var/cache/sosie /var/backups/sosie
 COPY --from=build /opt/sosie /opt/sosie
 # Nothing else is written to, besides /tmp and /dev/shm: the image runs with --read-only.
 VOLUME ["/var/lib/sosie", "/var/cache/sosie"]

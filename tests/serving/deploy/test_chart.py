@@ -42,7 +42,18 @@ EVERYTHING = {
         "redis": {"to": [{"ipBlock": {"cidr": "10.0.1.0/24"}}]},
         "outward": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}],
     },
+    "ingress": {"host": "sosie.example", "tlsSecret": "sosie-tls"},
+    "gateway": {"parentRefs": [{"name": "front"}], "hostnames": ["sosie.example"]},
+    "monitoring": {
+        "serviceMonitor": True,
+        "prometheusRule": True,
+        "dashboard": True,
+        "labels": {"release": "prometheus"},
+        "docs": "https://manual.example",
+    },
 }
+OF_OPERATORS = {"RayService", "HTTPRoute", "ServiceMonitor", "PrometheusRule"}
+"""Kinds that Kubernetes' own schemas do not have."""
 # As KubeRay's API has them (ray-operator/apis/ray/v1).
 SERVICE = {"upgradeStrategy", "serveConfigV2", "rayClusterConfig", "excludeHeadPodFromServeSvc"} | {
     "rayClusterDeletionDelaySeconds"
@@ -61,7 +72,11 @@ class Rendered:
             files = chart.render(values, name="match", namespace="prod")
         self.text = "\n".join(files.values())
         self.objects = [
-            one for file in files.values() for one in yaml.safe_load_all(file) if one is not None
+            one
+            for name, file in files.items()
+            if name.endswith(".yaml")
+            for one in yaml.safe_load_all(file)
+            if one is not None
         ]
         (self.service,) = (one["spec"] for one in self.objects if one["kind"] == "RayService")
         self.cluster = self.service["rayClusterConfig"]
@@ -84,7 +99,7 @@ class Rendered:
 
     def make_home(self, folder: Path) -> Site:
         """A home with the settings of the ConfigMap."""
-        (map_,) = self.of("ConfigMap")
+        map_ = next(one for one in self.of("ConfigMap") if "sosie.toml" in one["data"])
         (folder / "sosie.toml").write_text(map_["data"]["sosie.toml"])
         return Site.of(folder, None)
 
@@ -100,7 +115,7 @@ def test_helm_finds_no_fault() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_takes_every_object_and_every_pod(rendered, version: str) -> None:
-    own = [one for one in rendered.objects if one["kind"] != "RayService"]
+    own = [one for one in rendered.objects if one["kind"] not in OF_OPERATORS]
     for one in (*own, *rendered.pods()):
         kubernetes_validate.validate(one, version, strict=True)
     assert set(rendered.service) <= SERVICE
@@ -214,6 +229,50 @@ def test_only_pods_with_ingresses_are_asked_and_only_while_they_are_ready(render
     ]
     (probe,) = (pod["spec"]["containers"][0]["readinessProbe"]["httpGet"] for pod in chosen)
     assert probe == {"path": "/health/ready", "port": "serve"}
+
+
+def test_clients_come_in_over_tls_and_prometheus_knows_what_the_service_ships() -> None:
+    nothing, rendered = Rendered({}), Rendered(EVERYTHING)
+    assert not OF_OPERATORS - {"RayService"} & {one["kind"] for one in nothing.objects}
+    (ingress,), (route,) = rendered.of("Ingress"), rendered.of("HTTPRoute")
+    (service,) = rendered.of("Service")
+    assert ingress["spec"]["tls"] == [{"hosts": ["sosie.example"], "secretName": "sosie-tls"}]
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "match", "port": {"name": "http"}}
+    (end,) = route["spec"]["rules"][0]["backendRefs"]
+    assert end == {"name": "match", "port": service["spec"]["ports"][0]["port"]}
+    (monitor,), (rule,) = rendered.of("ServiceMonitor"), rendered.of("PrometheusRule")
+    chosen = monitor["spec"]["selector"]["matchLabels"]
+    assert chosen.items() <= service["metadata"]["labels"].items()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    shipped = [
+        group
+        for name in ("rules", "alerts")
+        for group in yaml.safe_load((CHART / f"files/{name}.yml").read_text())["groups"]
+    ]
+    told = json.dumps(rule["spec"]["groups"])
+    assert json.loads(told.replace("https://manual.example", "{{ $externalLabels.docs }}")) == (
+        shipped
+    )
+    (board,) = (one for one in rendered.of("ConfigMap") if "sosie.json" in one["data"])
+    assert json.loads(board["data"]["sosie.json"]) == json.loads(
+        (CHART / "files/sosie.json").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"workers": {"cpu": 2}}, "additional properties 'cpu' not allowed"),
+        ({"home": {"size": "20"}}, "does not match pattern"),
+        ({"ingress": {"host": "sosie.example"}}, "not sent in the clear"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_by_name(
+    values: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(helm_python.HelmError, match=fault):
+        Rendered(values)
 
 
 def test_secrets_are_named_and_never_rendered() -> None:

