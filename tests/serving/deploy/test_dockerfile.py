@@ -277,7 +277,7 @@ def test_the_proxy_of_the_compose_file_speaks_tls_and_tells_the_address_that_it_
                 found = wait_until(lambda: ask(port, certificate))
             finally:
                 proxy.terminate()
-        server.shutdown()
+                server.shutdown()
     assert found is not None
     assert (found.status_code, heard) == (204, [["127.0.0.1"]])
     assert found.headers["strict-transport-security"] == "max-age=31536000"
