@@ -1,6 +1,6 @@
 """Micro-batcher: calls of many threads wait in a bounded queue and are carried out in batches.
 
-A thread submits a `Pending` and holds its future; a coroutine awaits `Batcher.ask`.
+A thread submits a `Call` and waits for it; a coroutine awaits `Batcher.ask`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def name_thread(name: str) -> None:
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
 
 
-class Call(Generic[P, R]):
-    """One caller's call.
+class Call(Future[R], Generic[P, R]):
+    """One caller's call, and the future of its result.
 
     `weight` is what it takes of a batch and of the queue's room, its items as a rule. One that is
     `alone` shares its batch with no other. Until all of it is taken it may be cancelled, and after
@@ -44,10 +44,9 @@ class Call(Generic[P, R]):
     """
 
     batcher: Batcher[P, R] | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    """Where the caller is to be answered; in whatever thread where None."""
     asked_on: asyncio.AbstractEventLoop | None = None
-    """The loop that asks for it, maybe for others in the same go: they are one batch."""
+    """The loop that asks for it, maybe for others in the same go: they are one batch. It is
+    answered there; in whatever thread where None."""
     taken = finished = 0
     """How much of it batches have taken, and how much of that has come to results."""
     is_settled = False
@@ -71,13 +70,16 @@ class Call(Generic[P, R]):
         self.expires_at = None if timeout_s is None else monotonic() + timeout_s
         super().__init__()
 
-    def answer(self, result: R) -> None:
-        """Gives the caller the result."""
-        raise NotImplementedError
+    def cancel(self) -> bool:
+        if self.batcher is not None and not self.batcher.withdraw(self):
+            return self.cancelled()
+        super().cancel()
+        # Or a wait for several futures would never notice it.
+        return not self.set_running_or_notify_cancel()
 
     def fail(self, error: Exception) -> None:
-        """Gives the caller an error instead."""
-        raise NotImplementedError
+        """Gives the caller an error instead of the result."""
+        self.set_exception(error)
 
     def leave(self) -> None:
         """Called once, before the caller is answered, or when it has cancelled."""
@@ -85,45 +87,6 @@ class Call(Generic[P, R]):
 
 Batch = Sequence[Call[P, R]]
 """Whole calls; in a lane that splits, shares of calls."""
-
-
-class Pending(Call[P, R], Future[R]):
-    """A call and the future of its result, for a caller in a thread."""
-
-    def cancel(self) -> bool:
-        if self.batcher is not None and not self.batcher.withdraw(self):
-            return self.cancelled()
-        Future.cancel(self)
-        # Or a wait for several futures would never notice it.
-        return not self.set_running_or_notify_cancel()
-
-    def answer(self, result: R) -> None:
-        self.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        self.set_exception(error)
-
-
-class _AsyncCall(Call[P, R]):
-    """A call of a coroutine, which waits for `future`."""
-
-    def __init__(self, payload: P, weight: int, timeout_s: float | None, lane: int) -> None:
-        super().__init__(payload, weight, timeout_s, lane=lane)
-        self.loop = self.asked_on = asyncio.get_running_loop()
-        self.future: asyncio.Future[R] = self.loop.create_future()
-
-    def answer(self, result: R) -> None:
-        # On the caller's loop.
-        if not self.future.done():
-            self.future.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        assert self.loop is not None
-        _call_soon(self.loop, self.refuse, error)
-
-    def refuse(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class _Share(Call[Any, Any]):
@@ -137,19 +100,9 @@ class _Share(Call[Any, Any]):
         self.alone = whole.alone
 
 
-def _call_soon(
-    loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: object
-) -> None:
-    try:
-        loop.call_soon_threadsafe(callback, argument)
-    except RuntimeError:
-        # The loop has been closed, and no caller waits any more.
-        return
-
-
 def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
     for call, result in answers:
-        call.answer(result)
+        call.set_result(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +274,7 @@ class Batcher(Generic[P, R]):
             if self._idle:
                 self._work.notify()
 
-    def submit(self, call: Pending[P, R], *, wait: bool = False) -> Pending[P, R]:
+    def submit(self, call: Call[P, R], *, wait: bool = False) -> Call[P, R]:
         """Queues a call; where there is no room it waits, or raises `full`."""
         self._admit(call, wait=wait)
         return call
@@ -334,20 +287,16 @@ class Batcher(Generic[P, R]):
         What is left of it is dropped when the coroutine is cancelled, and after `timeout_s`, when
         `late` is raised whether or not it has begun.
         """
-        call: _AsyncCall[P, R] = _AsyncCall(payload, weight, timeout_s, lane)
+        call: Call[P, R] = Call(payload, weight, timeout_s, lane=lane)
+        call.asked_on = asyncio.get_running_loop()
         self._admit(call)
-        timer = None
-        if timeout_s is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(max(timeout_s, 0.0), self._drop_late, call)
         try:
-            return await call.future
-        except asyncio.CancelledError:
-            self.withdraw(call)
+            async with asyncio.timeout(timeout_s) as time:
+                return await asyncio.wrap_future(call)
+        except TimeoutError:
+            if time.expired():
+                raise copy_for_one(self._refusals.late) from None
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def withdraw(self, call: Call[P, R]) -> bool:
         """Drops what is left of a call that its caller gives up; False where nothing is left."""
@@ -441,10 +390,6 @@ class Batcher(Generic[P, R]):
             queue.calls.remove(call)
             self._hold(queue, -queue.places(call))
 
-    def _drop_late(self, call: _AsyncCall[P, R]) -> None:
-        self.withdraw(call)
-        call.refuse(copy_for_one(self._refusals.late))
-
     def _serve(self) -> None:
         name_thread(threading.current_thread().name)
         batch: list[Call[P, R]] = []
@@ -497,13 +442,14 @@ class Batcher(Generic[P, R]):
                     continue
             whole.is_settled = True
             whole.leave()
-            if whole.loop is None:
-                whole.answer(joined)
+            if whole.asked_on is None:
+                whole.set_result(joined)
             else:
-                # One call of a loop for all who wait on it.
-                on_loops.setdefault(whole.loop, []).append((whole, joined))
+                on_loops.setdefault(whole.asked_on, []).append((whole, joined))
         for loop, answers in on_loops.items():
-            _call_soon(loop, _answer_all, answers)
+            # One call of a loop for all who wait on it; a closed one has nobody who does.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_answer_all, answers)
 
     def _join(self, share: _Share, result: Any) -> list[Any] | None:
         """Keeps the results of a share; those of the whole call with its last."""

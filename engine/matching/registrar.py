@@ -11,7 +11,7 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from engine.batching import Batch, Batcher, Lane, Pending, Refusals, weigh
+from engine.batching import Batch, Batcher, Call, Lane, Refusals, weigh
 from engine.errors import (
     ChainBroken,
     DeadlinePassed,
@@ -101,7 +101,7 @@ class RegistrarConfig:
     audit_queue_size: int = 8192
 
 
-class _Enrollment(Pending[EnrollmentRequest, Outcome]):
+class _Enrollment(Call[EnrollmentRequest, Outcome]):
     """A request to be judged: its key is in flight until it is answered; errors are values."""
 
     scanned: Scanned | None = None
@@ -132,14 +132,14 @@ class _Enrollment(Pending[EnrollmentRequest, Outcome]):
 _Noted = tuple[Sequence[AuditEntry], Sequence[Tally]]
 
 
-class _AuditCall(Pending[_Noted, None]):
+class _AuditCall(Call[_Noted, None]):
     """Entries that are committed whether or not their caller waits."""
 
     def cancel(self) -> bool:
         return False
 
 
-class _Change(Pending[Callable[[Writer, datetime], T], T]):
+class _Change(Call[Callable[[Writer, datetime], T], T]):
     """A change of another kind, performed between two batches."""
 
     def __init__(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
-from engine.batching import Batch, Batcher, Lane, Pending, Refusals, share_out
+from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out
 from engine.errors import DeviceFailed, SosieError
 from engine.faces.embedder import CropEmbedder, Embedder
 from engine.models.catalog import ModelCard
@@ -243,7 +243,7 @@ class RemoteEmbedder:
         """
         if len(crops) == 0:
             return np.zeros((0, self.dim), np.float32)
-        asked = self._queue.submit(Pending(crops, len(crops)))
+        asked = self._queue.submit(Call(crops, len(crops)))
         try:
             return np.asarray(asked.result(self._timeout_s))
         except WaitTimeout:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.batching import Batch, Batcher, Call, Lane, Pending, Refusals, share_out, weigh
+from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError, copy_for_one
 from engine.matching.checks.limits import InFlight
 from engine.matching.verification import FoundHolders, identify
@@ -88,7 +88,7 @@ class SearchQueue:
         `DeadlinePassed` for what waited too long; rows that are no unit vectors are refused here,
         and spoil no other call."""
         rows = check_vectors(probes, self._gallery.dim)
-        return self._queue.submit(Pending((rows, check_threshold(threshold)), len(rows), timeout_s))
+        return self._queue.submit(Call((rows, check_threshold(threshold)), len(rows), timeout_s))
 
     def close(self) -> None:
         """Answers what waits, then ends."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.batching import Pending
+from engine.batching import Call
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -438,7 +438,7 @@ class RegistrarService:
         if inspect.iscoroutinefunction(operation):
             return await operation(*arguments)
         pool = self._erasers if method == "erase" else self._readers
-        future = pool.submit(Pending(partial(operation, *arguments), 1, left_s))
+        future = pool.submit(Call(partial(operation, *arguments), 1, left_s))
         return await finish_by(future, expires_at, give_up=call.give_up, grace_s=GRACE_S)
 
     def _judge(self, opened: OpenRegistry, error: Exception) -> Exception:

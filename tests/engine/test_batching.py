@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.batching import Batch, Batcher, Lane, Pending, Refusals, share_out, weigh
+from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, Overloaded, RegistryError, SosieError
 
 ANSWER_S = 20.0
@@ -47,8 +47,8 @@ class Doubler:
         return share_out(batch, [2 * number for number in numbers])
 
 
-def call(*numbers: int, **options: Any) -> Pending[list[int], list[int]]:
-    return Pending(list(numbers), len(numbers), **options)
+def call(*numbers: int, **options: Any) -> Call[list[int], list[int]]:
+    return Call(list(numbers), len(numbers), **options)
 
 
 Open = Callable[..., Batcher[list[int], list[int]]]
@@ -202,7 +202,7 @@ def test_what_is_cancelled_while_it_waits_is_never_done_and_frees_its_room(
 ) -> None:
     left: list[int] = []
 
-    class Leaving(Pending[list[int], list[int]]):
+    class Leaving(Call[list[int], list[int]]):
         def leave(self) -> None:
             left.extend(self.payload)
 
@@ -425,7 +425,7 @@ def test_each_batch_is_observed_and_an_observer_that_fails_stops_nothing(
 
 
 def test_a_call_that_takes_errors_as_values_gets_them(open_batcher, doubler) -> None:
-    class Valued(Pending[list[int], Any]):
+    class Valued(Call[list[int], Any]):
         def fail(self, error: Exception) -> None:
             self.set_result(error)
 
@@ -559,7 +559,7 @@ def test_whatever_comes_each_item_is_done_once_in_order_within_the_bounds(
     doubler = Doubler()
     lanes = (Lane(batch_size, capacity, splits=splits, filled=filled), Lane(batch_size, capacity))
     batcher = Batcher(doubler, lanes, REFUSALS, name="test")
-    waiting: dict[int, list[Pending[list[int], list[int]]]] = {0: [], 1: []}
+    waiting: dict[int, list[Call[list[int], list[int]]]] = {0: [], 1: []}
     numbers = iter(range(1, 1000))
     try:
         with held(batcher, doubler):

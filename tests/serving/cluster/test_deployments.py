@@ -13,7 +13,7 @@ import structlog
 from ray.exceptions import RayTaskError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine.batching import Pending
+from engine.batching import Call
 from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
@@ -65,7 +65,7 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
 
     def call(*levels: int) -> Any:
         crops = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
-        return queue.submit(Pending(crops, len(crops)))
+        return queue.submit(Call(crops, len(crops)))
 
     first = call(1)
     assert entered.wait(120)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.batching import Pending
+from engine.batching import Call
 from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError
 from engine.matching.checks.picture import FaceVector
 from engine.matching.judge import Judge
@@ -173,6 +173,6 @@ def test_work_that_would_end_its_thread_fails_and_the_thread_goes_on() -> None:
         raise SystemExit
 
     pool = open_pool("test", threads=1, waiting=1)
-    assert isinstance(pool.submit(Pending(panic)).exception(120), RuntimeError)
-    assert pool.submit(Pending(lambda: "next")).result(120) == "next"
+    assert isinstance(pool.submit(Call(panic)).exception(120), RuntimeError)
+    assert pool.submit(Call(lambda: "next")).result(120) == "next"
     pool.close(10)
