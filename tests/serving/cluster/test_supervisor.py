@@ -150,7 +150,7 @@ def test_processes_are_recognised_by_their_role() -> None:
 
 def test_agents_of_ray_are_recognised_by_their_script() -> None:
     words = ("/usr/bin/python3", "-u", "/opt/ray/_private/log_monitor.py", "--session-dir=/tmp")
-    assert Process(2, 1, words).role is Role.AGENT
+    assert Process(2, words).role is Role.AGENT
 
 
 def test_a_process_whose_name_is_not_text_is_listed() -> None:
