@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -131,25 +132,19 @@ def _find_translated(address: Address) -> list[IPv4Address]:
 
 async def find_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
     """The addresses of a host; `AddressRefused` where one of them may not be reached."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
-
-    def tell(told: list[str]) -> None:
-        if not answer.done():
-            answer.set_result(told)
+    answer: Future[list[str]] = Future()
+    answer.set_running_or_notify_cancel()  # a look-up cannot be cancelled
 
     def look_up() -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             found = []
-        told = [str(one[4][0]) for one in found]
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, told)
+        answer.set_result([str(one[4][0]) for one in found])
 
     # A thread of its own: one name server that says nothing keeps back no other name, and no end.
     Thread(target=look_up, name="names", daemon=True).start()
-    addresses = await answer
+    addresses = await asyncio.wrap_future(answer)
     if not addresses:
         raise ConnectionError("the name is not known")
     texts = list(dict.fromkeys(addresses))
