@@ -396,7 +396,16 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
     }
 
 
-NEEDED = ("faiss", "matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
+NEEDED = (
+    "execnet",
+    "faiss",
+    "matplotlib",
+    "pyarrow",
+    "pytest_benchmark",
+    "ray",
+    "scipy",
+    "structlog",
+)
 app = typer.Typer(
     cls=RootGroup,
     name="bench",

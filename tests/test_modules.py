@@ -54,6 +54,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "cryptography": "engine.registry",
         "cv2": "engine.faces engine.matching.samples bench.suites.accuracy",
         "deepface": "bench.peers.worker",
+        "execnet": "bench.suites.extract",
         "faiss": "bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",

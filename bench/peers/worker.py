@@ -1,16 +1,12 @@
 """Matches pairs of photographs on command, in a process and an interpreter of its own.
 
-Run as a file by any Python that has the peer's packages; it imports nothing of `bench`.
-Speaks one JSON document a line. Standard input: first `{"peer", "pairs", …}`, then
-`{"pairs": n}` for each round. Standard output: first `{"ready": version}`, then
-for each round `{"seconds", "scores"}`; `{"error": reason}` where it must end.
+Run by execnet in any Python that has the peer's packages; it imports nothing of `bench`. Receives
+the setup and then for each round how many pairs; sends the version, and then seconds and scores.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -66,26 +62,22 @@ def open_deepface(setup: Setup) -> tuple[Match, str]:
 PEERS = {"Sosie, cpu": open_sosie, "deepface": open_deepface}
 
 
-def serve() -> None:
-    """Answers rounds until standard input ends."""
-    # What libraries print must not meet our lines: they get standard error as their output.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
+def serve(channel: Any) -> None:
+    """Answers rounds until the channel is closed."""
+    # What libraries print is nobody's.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(silence, descriptor)
     os.environ.update(NOISELESS)
-    setup = json.loads(sys.stdin.readline())
-    try:
-        match, runtime = PEERS[setup["peer"]](setup)
-        match(setup["pairs"][:1])
-        answers.write(json.dumps({"ready": runtime}) + "\n")
-        for line in sys.stdin:
-            order = json.loads(line)
-            start = time.perf_counter()
-            scores = match(setup["pairs"][: order["pairs"]])
-            seconds = time.perf_counter() - start
-            answers.write(json.dumps({"scores": scores, "seconds": seconds}) + "\n")
-    except Exception as error:  # noqa: BLE001 - the reason travels to the report
-        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+    setup = channel.receive()
+    match, runtime = PEERS[setup["peer"]](setup)
+    match(setup["pairs"][:1])
+    channel.send(runtime)
+    for count in channel:
+        start = time.perf_counter()
+        scores = match(setup["pairs"][:count])
+        channel.send((time.perf_counter() - start, scores))
 
 
-if __name__ == "__main__":
-    serve()
+if __name__ == "__channelexec__":
+    serve(globals()["channel"])

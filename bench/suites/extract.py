@@ -1,30 +1,28 @@
 """Suite `extract`: from bytes to vectors, and how soon a command answers."""
 
-import json
-import os
+import shlex
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import execnet
 import numpy as np
 
 from bench.core.machine import Timed, interleave, speedup, timed
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.datasets import PhotographPairs, open_pairs
+from bench.peers import worker
 from engine.errors import RequestError
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.rewriting import rewrite
 
-WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
-CHECKOUT = Path(__file__).parents[2]
 SILENCE_TIMEOUT_S = 600.0
 """A worker that says nothing for so long is ended."""
 QUICK = {"pairs": 10, "rounds": 2}
@@ -59,57 +57,39 @@ class Peer:
 
     def __init__(self, python: Path, peer: str, photographs: PhotographPairs, **setup: Any) -> None:
         """Raises `PeerMissing` where the interpreter lacks a package or a model won't load."""
-        self._process = _start(python)
+        try:
+            tried = subprocess.run([str(python), "-c", ""], check=False)
+        except OSError as error:
+            raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
+        if tried.returncode:
+            raise PeerMissing(f"its process ended with status {tried.returncode}")
+        self._group = execnet.Group()
+        gateway = self._group.makegateway(f"popen//python={shlex.quote(str(python))}")
+        self._channel = gateway.remote_exec(worker)
         pairs = [[str(one), str(two)] for one, two in photographs.pairs]
         try:
-            ready = self._ask({"peer": peer, "pairs": pairs, **setup})
+            self.runtime = str(self._ask({"peer": peer, "pairs": pairs, **setup}))
         except BaseException:
             self.close()
             raise
-        self.runtime = str(ready["ready"])
 
     def match(self, pairs: int) -> tuple[float, Sequence[float | None]]:
         """Matches the first so many pairs: the seconds, and the scores, None where a photograph
         showed no face; `PeerMissing` where it fails, and has ended."""
-        answer = self._ask({"pairs": pairs})
-        return answer["seconds"], answer["scores"]
+        seconds, scores = self._ask(pairs)
+        return seconds, scores
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._group.terminate(timeout=1)
 
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(SILENCE_TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        line = ""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        watchdog.cancel()
-        if not line:
-            raise PeerMissing(f"its process ended with status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise PeerMissing(" ".join(str(answer["error"]).split())[:200])
-        return answer
-
-
-def _start(python: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if (CHECKOUT / "pyproject.toml").is_file():
-        # The same code in every interpreter; an installed Sosie must be in each of them instead,
-        # for its folder would bring the packages of this interpreter along.
-        environment["PYTHONPATH"] = str(CHECKOUT)
-    pipe, command = subprocess.PIPE, [str(python), str(WORKER)]
-    try:
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, text=True
-        )
-    except OSError as error:
-        raise RequestError(f"{python} does not start as a Python: {error.strerror}") from error
+    def _ask(self, order: Any) -> Any:
+        try:
+            self._channel.send(order)
+            return self._channel.receive(SILENCE_TIMEOUT_S)
+        except execnet.RemoteError as error:
+            raise PeerMissing(error.formatted.strip().splitlines()[-1][:200]) from error
+        except (OSError, EOFError, execnet.TimeoutError) as error:
+            raise PeerMissing("its process has ended, or says nothing") from error
 
 
 def run(config: ExtractConfig) -> SuiteOutput:

@@ -52,21 +52,16 @@ def count_pairs(references: int) -> int:
     return references * (references - 1) // 2
 
 
-def share_same(
-    ours: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
-    right: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
-) -> float:
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+
+
+def share_same(ours: Pairs, right: Pairs) -> float:
     """Pairs that both have, with one score to 1e-6, of those that either has."""
-    found, wanted = (
-        dict(zip(zip(left.tolist(), other.tolist(), strict=True), scores.tolist(), strict=True))
-        for left, other, scores in (ours, right)
-    )
-    both = sum(
-        pair in found and abs(found[pair] - score) <= SCORE_TOLERANCE
-        for pair, score in wanted.items()
-    )
-    either = len(found.keys() | wanted.keys())
-    return both / either if either else 1.0
+    found, wanted = (left << 32 | other for left, other, _ in (ours, right))
+    both, mine, theirs = np.intersect1d(found, wanted, return_indices=True)
+    same = np.abs(ours[2][mine] - right[2][theirs]) <= SCORE_TOLERANCE
+    either = len(found) + len(wanted) - len(both)
+    return float(same.sum()) / either if either else 1.0
 
 
 def _join_all(
