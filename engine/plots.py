@@ -50,13 +50,14 @@ def open_panels(
     return figure, list(figure.subplots(1, columns, squeeze=False, **shared).ravel())
 
 
-def save_figure(figure: Any, path: Path, caption: str = "") -> None:
-    """Write a PNG with a caption; raises `RequestError` where it cannot be written."""
+def save_figure(figure: Any, path: Path, caption: str = "", **texts: str) -> None:
+    """Write a PNG with a caption, and with texts in the file; raises `RequestError` where it cannot
+    be written."""
     if caption:
         figure.supxlabel(caption, fontsize=7.5, color=MUTED)
     try:
         # Without matplotlib's version, the same figures give the same file for longer.
-        figure.savefig(path, format="png", metadata={"Software": None})
+        figure.savefig(path, format="png", metadata={"Software": None, **texts})
     except OSError as error:
         raise RequestError(f"can't write {path.name}: {error.strerror}") from error
 

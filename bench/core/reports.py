@@ -200,10 +200,7 @@ def read_report(path: Path) -> Report:
 
 
 def read_reports(path: Path) -> dict[str, Report]:
-    """A file's report, or those among a folder's `*.json`, by name; `RequestError` without any."""
-    if not path.is_dir():
-        report = read_report(path)
-        return {report.suite or path.stem: report}
+    """Those among a folder's `*.json`, by name; `RequestError` without any."""
     found = {}
     for file in sorted(path.glob("*.json")):
         with suppress(RequestError):

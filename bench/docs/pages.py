@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -53,7 +53,6 @@ GAIN_RATES = (1e-3, 1e-4, 1e-5)
 LOOKED_AT = 16
 """Pairs flagged in the half of LFW, all of which were reviewed by hand."""
 GOOD, BAD, NEEDLESS = "#0072B2", "#CC3311", "#E69F00"
-_STAMP = "reports"
 
 Evaluated = dict[str, Any]
 """What `sosie evaluate --json` wrote."""
@@ -70,11 +69,8 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     """
     report = read_evaluation(reports)
     images.mkdir(parents=True, exist_ok=True)
-    draw_det(report, images / "det.png")
-    stamp(images / "det.png", [reports / EVALUATION])
-    suite = read_report(reports / f"{SUITE}.json")
-    if draw_degraded({SUITE: suite}, images / "degraded.png"):
-        stamp(images / "degraded.png", [reports / f"{SUITE}.json"])
+    draw_det(report, images / "det.png", reports=digest_report(reports / EVALUATION))
+    draw_degraded(reports / f"{SUITE}.json", images / "degraded.png")
     return render("docs/accuracy.md.j2", **_fill(report, reports))
 
 
@@ -220,36 +216,16 @@ def tabulate_thresholds(calibration: Calibration) -> str:
     return write_table(("threshold", "score", "set by", "compares"), rows)
 
 
-def stamp(picture: Path, reports: Iterable[Path]) -> None:
-    """Write the digest of the reports that a PNG was drawn from into it."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(_STAMP, digest_reports(reports))
-    with Image.open(picture) as image:
-        image.load()
-        image.save(picture, pnginfo=info)
+def digest_report(path: Path) -> str:
+    """SHA-256 of its bytes: what a picture holds as `reports` of the report it was drawn from."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_stamp(picture: Path) -> str | None:
-    """The digest in a picture; None where it has none."""
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        return image.info.get(_STAMP)
-
-
-def digest_reports(reports: Iterable[Path]) -> str:
-    """SHA-256 of their bytes, in this order."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in reports)).hexdigest()
-
-
-def draw_degraded(reports: Mapping[str, Report], path: Path) -> bool:
+def draw_degraded(report: Path, path: Path) -> None:
     """Stacked bars of what becomes of honest pairs at each level of each degradation."""
-    result = find_result(reports, "accuracy", DEGRADED)
+    result = find_result({SUITE: read_report(report)}, SUITE, DEGRADED)
     if result is None:
-        return False
+        return
     shares = {figure.name: 100 * (figure.value or 0.0) for figure in result.figures}
     levels = [name.removesuffix(", lost") for name in shares if name.endswith(", lost")]
     size = -(-len(levels) // _LEVEL_COLUMNS)
@@ -269,8 +245,7 @@ def draw_degraded(reports: Mapping[str, Report], path: Path) -> bool:
         "per cent of a person's first photograph against the second, degraded; "
         f"{result.setup['people']} people, none of them used for fitting"
     )
-    save_figure(figure, path, caption)
-    return True
+    save_figure(figure, path, caption, reports=digest_report(report))
 
 
 def write_causes(suite: Report) -> str:

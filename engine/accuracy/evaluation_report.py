@@ -160,7 +160,7 @@ MIN_FNMR, MAX_FNMR = 1e-6, 0.97
 """A logit axis has neither zero nor one."""
 
 
-def draw_det(report: Report, path: Path) -> None:
+def draw_det(report: Report, path: Path, **texts: str) -> None:
     """Write a PNG of the DET curve with its 95 % band and the points of the report's table; raises
     `RequestError` where there is no curve to draw."""
     if not report["det"]:
@@ -195,4 +195,4 @@ def draw_det(report: Report, path: Path) -> None:
     axes.set_xlabel("false match rate (FMR)")
     axes.set_ylabel("false non-match rate (FNMR)")
     axes.legend(frameon=False, loc="upper right")
-    save_figure(figure, path)
+    save_figure(figure, path, **texts)

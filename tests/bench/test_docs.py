@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -17,14 +16,12 @@ from bench.docs.pages import (
     Figures,
     build_documents,
     build_performance_page,
-    digest_reports,
+    digest_report,
     fill_blocks,
     find_shown,
     print_words,
-    read_stamp,
     refresh,
     run_sosie,
-    stamp,
 )
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve
@@ -93,21 +90,8 @@ def test_the_committed_pages_are_what_the_reports_make(tmp_path) -> None:
 @pytest.mark.parametrize("picture", list_pictures("accuracy.md"))
 def test_a_picture_of_accuracy_is_drawn_from_the_committed_report(picture: str) -> None:
     source = "accuracy.json" if picture == "degraded.png" else "evaluation.json"
-    assert read_stamp(IMAGES / picture) == digest_reports([REPORTS / source])
-
-
-def test_a_stamp_follows_the_reports_and_leaves_the_pixels_alone(tmp_path) -> None:
-    picture, report = tmp_path / "one.png", tmp_path / "one.json"
-    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
-    Image.fromarray(pixels).save(picture)
-    assert read_stamp(picture) is None
-    report.write_text("{}", "utf-8")
-    stamp(picture, [report])
-    assert read_stamp(picture) == digest_reports([report])
-    with Image.open(picture) as image:
-        assert np.array_equal(np.asarray(image), pixels)
-    report.write_text("[]", "utf-8")
-    assert read_stamp(picture) != digest_reports([report])
+    with Image.open(IMAGES / picture) as image:
+        assert image.info["reports"] == digest_report(REPORTS / source)
 
 
 def test_without_documents_nothing_is_made(tmp_path) -> None:

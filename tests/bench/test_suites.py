@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bench.__main__ import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
-from bench.core.reports import read_report, read_reports, write_report
+from bench.core.reports import read_report, read_reports
 from engine.errors import RequestError
 from tests.waiting import wait_until
 
@@ -94,8 +94,6 @@ def test_what_is_no_report_is_refused(tmp_path, ran) -> None:
         read_reports(tmp_path)
     with pytest.raises(RequestError, match="cannot read"):
         read_report(tmp_path / "none.json")
-    write_report(path, ran.reports["join"])
-    assert list(read_reports(path)) == ["join"]
 
 
 def test_an_unknown_suite_of_a_report_is_refused(tmp_path, run_here) -> None:
