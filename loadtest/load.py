@@ -235,7 +235,7 @@ class LoadRunner:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.options.seed)
-        self._planner = Planner(self.session.participants, self.session.serials, rng)
+        self._planner = Planner(self.session.participants, self.session.specimens, rng)
 
     def run_steps(self, steps: list[LoadStep]) -> Knee | None:
         """Appends each step to `steps` as soon as it is judged; returns the knee of that shape."""

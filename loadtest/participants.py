@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import combinations, permutations
+from itertools import combinations, count, permutations
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,11 @@ class SpecimenNumbers:
     tag: str
     first_number: int
     year: int
+    _serials: count[int] = field(default_factory=count, repr=False, compare=False)
+
+    def draw(self) -> int:
+        """The next serial number: each is used once in a run."""
+        return next(self._serials)
 
     def passport(self, serial: int) -> Document:
         """Its number is the second line of a machine readable zone."""

@@ -15,7 +15,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestRefused
-from loadtest.participants import LoadParticipants, PhotographPair
+from loadtest.participants import LoadParticipants, PhotographPair, SpecimenNumbers
 from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
@@ -24,7 +24,6 @@ from loadtest.service_calls import (
     Answer,
     Call,
     ExpectedAnswer,
-    Serials,
     enroll,
     expect_duplicate,
     expect_found,
@@ -235,9 +234,9 @@ class Planner:
     """Plans the visits of one or more steps; people who enroll once do so in one of them."""
 
     def __init__(
-        self, participants: LoadParticipants, serials: Serials, rng: np.random.Generator
+        self, participants: LoadParticipants, specimens: SpecimenNumbers, rng: np.random.Generator
     ) -> None:
-        self.participants, self.serials, self.rng = participants, serials, rng
+        self.participants, self.specimens, self.rng = participants, specimens, rng
         self._numbers = count(1)
         self._newcomers = list(reversed(participants.newcomers))
         self._racers = list(reversed(participants.racers))
@@ -332,7 +331,7 @@ class Planner:
         one = self._visit_returning(Traffic.ENROLL, first)
         call = one.call
         if kind is Kind.CONFLICT:
-            msisdn = self.serials.numbers.msisdn(self.serials.draw())
+            msisdn = self.specimens.msisdn(self.specimens.draw())
             call = replace(call, body=structs.replace(call.body, msisdn=msisdn))
         yield replace(one, has_repeat=True)
         again = self._visit(Traffic.ENROLL, kind, later, call, NEW, one.person)
@@ -393,7 +392,7 @@ class Planner:
         passport: Document | None = None,
     ) -> Visit:
         """An enrollment for a new line, by default under a new document."""
-        numbers, serial = self.serials.numbers, self.serials.draw()
+        numbers, serial = self.specimens, self.specimens.draw()
         key = f"loadtest-{numbers.tag}-{serial}"
         shown = passport or numbers.passport(serial)
         call = enroll(key, shown, pair, numbers.msisdn(serial))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 
 from msgspec import structs
@@ -26,7 +25,7 @@ from loadtest.exchange import (
     open_client,
     refusing,
 )
-from loadtest.participants import MARGIN, PhotographPair, SpecimenNumbers
+from loadtest.participants import MARGIN, PhotographPair
 from serving.client import Activation, CallFailed, Client
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import Document, KnownDocument, RequestBody, encode_msgpack
@@ -119,17 +118,6 @@ class Access:
         """Sends a packed call with the key that it needs."""
         key = self.keys.fraud if call.needs_fraud else self.keys.enroll
         return self.pool.post(call.path, key, body, call.headers)
-
-
-@dataclass(slots=True)
-class Serials:
-    """Serial numbers for documents and lines, each used once in a run."""
-
-    numbers: SpecimenNumbers
-    _next: count[int] = field(default_factory=count)
-
-    def draw(self) -> int:
-        return next(self._next)
 
 
 def read_version(target: ServiceAddress) -> Version:

@@ -43,15 +43,7 @@ from loadtest.participants import (
     require_enough,
     select_people,
 )
-from loadtest.service_calls import (
-    APPROVED,
-    Access,
-    Answer,
-    Serials,
-    enroll,
-    open_access,
-    read_version,
-)
+from loadtest.service_calls import APPROVED, Access, Answer, enroll, open_access, read_version
 from serving.client import Activation, ApiError, CallFailed, ErasureCertificate, Options
 from serving.client.transport import Erased
 from serving.wire.oversight import Version
@@ -114,7 +106,7 @@ Tokens = tuple[bytes, bytes]
 def enroll_holders(
     access: Access,
     candidates: Sequence[Candidate],
-    serials: Serials,
+    specimens: SpecimenNumbers,
     enrolled: EnrollmentTracker,
     dropped: Counter[str],
     report: ReportProgress,
@@ -126,9 +118,9 @@ def enroll_holders(
     for place, candidate in enumerate(candidates):
         one, two = issued[2 * place : 2 * place + 2]
         if isinstance(one, bytes) and isinstance(two, bytes):
-            jobs.append((candidate, serials.draw(), (one, two)))
+            jobs.append((candidate, specimens.draw(), (one, two)))
     report("enrolling holders", 0, len(jobs))
-    made = run_concurrently(partial(_enroll, access, serials.numbers, enrolled), jobs)
+    made = run_concurrently(partial(_enroll, access, specimens, enrolled), jobs)
     dropped.update(f"not approved: {one}" for one in made if isinstance(one, str))
     return tuple(one for one in made if isinstance(one, Holder))
 
@@ -185,7 +177,7 @@ def prepare(
     access: Access,
     dataset: FaceDataset,
     wanted: ParticipantCounts,
-    serials: Serials,
+    specimens: SpecimenNumbers,
     enrolled: EnrollmentTracker,
     report: ReportProgress,
 ) -> LoadParticipants:
@@ -197,7 +189,7 @@ def prepare(
     require_enough(len(people), wanted, dropped)
     found = (choose_second(person, thresholds) for person in people)
     candidates = [*islice(filter(None, found), round(wanted.holders * RESERVE))]
-    holders = enroll_holders(access, candidates, serials, enrolled, dropped, report)
+    holders = enroll_holders(access, candidates, specimens, enrolled, dropped, report)
     chosen = {one.person.number for one in candidates}
     others = [one for one in people if one.number not in chosen]
     # A person who resembles a holder would be taken for him, which is the model's own error.
@@ -295,7 +287,7 @@ class LoadSession:
     access: Access
     dataset: str
     participants: LoadParticipants
-    serials: Serials
+    specimens: SpecimenNumbers
     enrolled: EnrollmentTracker
 
 
@@ -319,12 +311,12 @@ def open_session(
         # Some of them with all their photographs.
         people, whole = round(wanted.people * RESERVE) + 2, round(wanted.holders * RESERVE)
         dataset = open_dataset(faces, people, whole, seed)
-        serials, enrolled = Serials(make_numbers(datetime.now(UTC).year)), EnrollmentTracker()
+        specimens, enrolled = make_numbers(datetime.now(UTC).year), EnrollmentTracker()
         is_over = False
         try:
             try:
-                participants = prepare(access, dataset, wanted, serials, enrolled, report)
-                yield LoadSession(about, access, dataset.source, participants, serials, enrolled)
+                participants = prepare(access, dataset, wanted, specimens, enrolled, report)
+                yield LoadSession(about, access, dataset.source, participants, specimens, enrolled)
             finally:
                 # A local service is deleted with all that is in it.
                 if not is_local:

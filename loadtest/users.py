@@ -160,7 +160,9 @@ def _open(environment: Environment) -> Visiting:
                 pool, keys, given.outlet, wanted, faces=faces, seed=given.seed, report=_ignore
             )
         )
-        planner = Planner(session.participants, session.serials, np.random.default_rng(given.seed))
+        planner = Planner(
+            session.participants, session.specimens, np.random.default_rng(given.seed)
+        )
         sender = Sender(session.access, session.enrolled, time.perf_counter())
         return Visiting(session, sender, planner, environment, stack.pop_all())
 

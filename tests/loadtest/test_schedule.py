@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import LoadTestRefused
+from loadtest.participants import SpecimenNumbers
 from loadtest.schedule import (
     DEFAULT_MIX,
     PLANTED,
@@ -22,15 +23,14 @@ from loadtest.schedule import (
     draw_arrivals,
     require_planted,
 )
-from loadtest.service_calls import Serials
-from tests.loadtest.making import SPECIMENS, make_participants
+from tests.loadtest.making import make_participants
 
 
 def plan(
     rate: float = 20, seconds: float = 10, mix: Mix = DEFAULT_MIX, seed: int = 0
 ) -> tuple[Visit, ...]:
     rng = np.random.default_rng(seed)
-    planner = Planner(make_participants(), Serials(SPECIMENS), rng)
+    planner = Planner(make_participants(), SpecimenNumbers("TEST", 0, 2026), rng)
     arrivals = draw_arrivals((LoadPhase("a", seconds, rate),), ArrivalProcess.POISSON, rng)
     return planner.write(arrivals, mix)
 

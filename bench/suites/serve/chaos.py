@@ -4,30 +4,27 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import httpx
-import msgpack
 import numpy as np
 import psutil
 
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.context import Context
 from bench.suites.serve.fixtures import Home, Person
-from bench.suites.serve.load_generator import ENROLLMENTS_PATH, KEY_HEADER, MSGPACK, write_visit
+from bench.suites.serve.load_generator import CONSENT
 from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard, list_family
+from bench.suites.workload import OUTLET
 from engine.errors import NotFound
+from engine.registry.database import utc_now
 from engine.registry.store import Store
+from serving.client import Activation, CallFailed, Client
 from serving.cluster.processes import Role, find_processes
-
-RETRIABLE = frozenset({408, 409, 429, 503, 507})
-"""Statuses after which a client may ask again with its key; the connection's loss is the other."""
-LONGEST_WAIT_S, LOST_WAIT_S = 1.0, 0.1
-TIMEOUT_S = 30.0
+from serving.wire.fields import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,50 +54,34 @@ class AnswerLog:
         return min(later, key=lambda one: one.ended, default=None)
 
 
-class RetryingClient:
-    """One connection to the service, made again whenever it is lost."""
-
-    def __init__(self, service: Service, home: Home, log: AnswerLog) -> None:
-        self._log = log
-        headers = {"Authorization": f"Bearer {home.key}", "Content-Type": MSGPACK}
-        self._http = httpx.Client(
-            base_url=f"http://{HOST}:{service.port}",
-            headers=headers | {"Accept": MSGPACK},
-            timeout=TIMEOUT_S,
-            trust_env=False,
-        )
-
-    def enroll(self, key: str, msisdn: str, person: Person, give_up: Callable[[], bool]) -> None:
-        """Asks until there is an answer or none that a key can mend, or until `give_up` says so
-        after a failure."""
-        body: bytes = msgpack.packb(write_visit(person, msisdn))
-        begun = time.perf_counter()
-        while (answer := self._ask(key, body)) is None or answer.status_code in RETRIABLE:
-            if give_up():
-                break
-            asked_s = LOST_WAIT_S if answer is None else answer.headers.get("Retry-After", 0.1)
-            time.sleep(min(float(asked_s), LONGEST_WAIT_S))
-        with self._log.lock:
-            if answer is None or answer.status_code not in (200, 201):
-                self._log.failed += 1
-                return
-            value, number = msgpack.unpackb(answer.content), person.document.number
-            told = (str(value["enrollment_id"]), number, str(value["decision"]))
-            self._log.acknowledged.append(Acknowledged(key, *told, begun, time.perf_counter()))
-
-    def close(self) -> None:
-        self._http.close()
-
-    def _ask(self, key: str, body: bytes) -> httpx.Response | None:
-        """None where the connection was lost."""
-        with suppress(httpx.TransportError):
-            return self._http.post(ENROLLMENTS_PATH, content=body, headers={KEY_HEADER: key})
-        return None
+def enroll(client: Client, key: str, msisdn: str, person: Person, log: AnswerLog) -> None:
+    """Asks as a carrier's system does, again with the same key until there is an answer."""
+    document = Document(person.document.type, person.document.number, person.document.name)
+    activation = Activation(
+        outlet=OUTLET,
+        document=document,
+        msisdn=msisdn,
+        live=person.live,
+        portrait=person.portrait,
+        consent_ref=CONSENT,
+        captured_at=utc_now(),
+        idempotency_key=key,
+    )
+    begun = time.perf_counter()
+    try:
+        answer = client.enroll(activation)
+    except CallFailed:
+        with log.lock:
+            log.failed += 1
+        return
+    told = (answer.enrollment_id, document.number, answer.decision)
+    with log.lock:
+        log.acknowledged.append(Acknowledged(key, *told, begun, time.perf_counter()))
 
 
 CLIENTS = 10
 """As many as two ingresses take at once: what is refused was killed, not full."""
-RECOVERY_TIMEOUT_S, PATIENCE_S = 90.0, 120.0
+RECOVERY_TIMEOUT_S, PATIENCE_S = 90.0, 240.0
 LEAST_S, MOST_S = 0.2, 1.5
 """Between the recovery from one kill and the next kill."""
 SETTLED_LOOKS = 20
@@ -137,15 +118,17 @@ def kill_at_random(
     log, stop = AnswerLog(), threading.Event()
     rng = np.random.default_rng(seed)
     serials = itertools.count()
-    deadline = [float("inf")]
 
     def work() -> None:
-        with closing(RetryingClient(service, home, log)) as client:
+        url, transport = f"http://{HOST}:{service.port}", httpx.HTTPTransport()
+        # Its time is what ends a call.
+        with Client(
+            url, home.key, timeout_s=PATIENCE_S, retries=1_000, transport=transport
+        ) as client:
             while not stop.is_set():
                 serial = next(serials)
                 person = people[serial % len(people)]
-                key, msisdn = f"kill-{serial:09d}", f"+8613{serial:09d}"
-                client.enroll(key, msisdn, person, lambda: time.monotonic() > deadline[0])
+                enroll(client, f"kill-{serial:09d}", f"+8613{serial:09d}", person, log)
 
     killed = []
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -158,7 +141,6 @@ def kill_at_random(
                 time.sleep(rng.uniform(LEAST_S, MOST_S))
                 killed.append(_kill(service, target, rng, log, whole))
         finally:
-            deadline[0] = time.monotonic() + PATIENCE_S
             stop.set()
     for one in clients:
         one.result()
