@@ -13,7 +13,7 @@ groups finds a face by its group, and would seem to miss a fifth of what it miss
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -257,10 +257,14 @@ def open_pairs(faces: Path | None, count: int, seed: int) -> Iterator[Photograph
 
 
 def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
-    """Any two photographs are a pair."""
+    """The first two photographs of a person each, of everybody before anybody comes again."""
     folder = LabelledFolder.open(faces)
-    rows = np.random.default_rng(seed).integers(0, len(folder.paths), (count, 2))
-    pairs = tuple((folder.paths[one], folder.paths[two]) for one, two in rows)
+    order = np.random.default_rng(seed).permutation(len(folder.names)).tolist()
+    found = (np.flatnonzero(folder.people == person) for person in order)
+    drawn = ((folder.paths[mine[0]], folder.paths[mine[1]]) for mine in found if len(mine) >= 2)
+    pairs = tuple(islice(cycle(drawn), count))
+    if not pairs:
+        raise RequestError(f"nobody in {folder.root} has two photographs: give others as --faces")
     return PhotographPairs(pairs, f"{faces.parent.name}/{faces.name}")
 
 

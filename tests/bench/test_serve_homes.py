@@ -150,7 +150,6 @@ def test_people_are_different_and_have_documents_of_their_own(faces) -> None:
 
 
 def test_portraits_of_one_face_say_so(tmp_path, monkeypatch) -> None:
-    for module in ("bench.suites.serve.fixtures", "bench.datasets"):
-        monkeypatch.setattr(f"{module}.LFW", tmp_path / "none")
+    monkeypatch.setattr("bench.datasets.LFW", tmp_path / "none")
     visitors = draw_people(None, 3, SEED)
     assert len(visitors) == 3

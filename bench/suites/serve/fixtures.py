@@ -1,7 +1,7 @@
 """Deployments to serve: so many references, a carrier with an outlet, keys to call with."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets import LFW, find_faces, open_pairs
+from bench.datasets import open_pairs
 from bench.suites.workload import CARRIER, add_outlet, admit_holders, make_document
-from engine.accuracy.dataset import LabelledFolder
 from engine.accuracy.population import Population
-from engine.errors import RequestError
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema.actors import Role
@@ -127,24 +125,9 @@ def draw_people(faces: Path | None, count: int, seed: int) -> Visitors:
 
     Without photographs: portraits of one face, which costs the same work.
     """
-    if faces is None and not (LFW / "images").is_dir():
-        with open_pairs(None, count, seed) as made:
-            return Visitors(_introduce(made.pairs), made.source)
-    folder = LabelledFolder.open(find_faces(faces))
-    pairs = []
-    for person in np.random.default_rng(seed).permutation(len(folder.names)).tolist():
-        mine = np.flatnonzero(folder.people == person)
-        if len(mine) >= 2:
-            pairs.append((folder.paths[mine[0]], folder.paths[mine[1]]))
-        if len(pairs) == count:
-            break
-    if not pairs:
-        raise RequestError(f"nobody in {folder.root} has two photographs: give others as --faces")
-    return Visitors(_introduce(pairs), f"{folder.root.parent.name}/{folder.root.name}")
-
-
-def _introduce(pairs: Sequence[tuple[Path, Path]]) -> tuple[Person, ...]:
-    return tuple(
-        Person(make_document(FIRST_SERIAL + place), one.read_bytes(), other.read_bytes())
-        for place, (one, other) in enumerate(pairs)
-    )
+    with open_pairs(faces, count, seed) as drawn:
+        people = tuple(
+            Person(make_document(FIRST_SERIAL + place), one.read_bytes(), other.read_bytes())
+            for place, (one, other) in enumerate(dict.fromkeys(drawn.pairs))
+        )
+    return Visitors(people, drawn.source)
