@@ -66,6 +66,11 @@ class Result:
     setup: Setup
     figures: tuple[Figure, ...]
 
+    def find(self, name: str, unit: str | None = None) -> Figure | None:
+        """The first of that name, and of that unit where one is given."""
+        fits = (one for one in self.figures if one.name == name and unit in {None, one.unit})
+        return next(fits, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -92,6 +97,10 @@ class Report:
     def holds(self) -> bool:
         """False where a measured figure misses its goal; a skipped one neither holds nor fails."""
         return all(check.holds is not False for check in self.checks)
+
+    def find(self, name: str) -> Result | None:
+        """The first result of that name."""
+        return next((one for one in self.results if one.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of pytest-benchmark, a benchmark a figure, its result the group, times in
@@ -214,25 +223,6 @@ def write_report(path: Path, report: Report) -> None:
     """Writes what `read_report` reads."""
     text = json.dumps(report.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def find_result(reports: Mapping[str, Report], suite: str, name: str) -> Result | None:
-    """The first of that name, or None."""
-    report = reports.get(suite)
-    if report is None:
-        return None
-    return next((one for one in report.results if one.name == name), None)
-
-
-def find_figure(
-    reports: Mapping[str, Report], suite: str, result: str, name: str, unit: str | None = None
-) -> Figure | None:
-    """The first of that name, and of that unit where one is given, or None."""
-    found = find_result(reports, suite, result)
-    if found is None:
-        return None
-    fits = (one for one in found.figures if one.name == name and unit in {None, one.unit})
-    return next(fits, None)
 
 
 TARGETS = Path(__file__).parents[1] / "targets.toml"

@@ -22,16 +22,7 @@ import msgspec
 import numpy as np
 
 from bench.core.render import TEMPLATES, count_promises, describe_setup, render
-from bench.core.reports import (
-    Figure,
-    Report,
-    Result,
-    Setup,
-    find_figure,
-    find_result,
-    read_report,
-    read_reports,
-)
+from bench.core.reports import Figure, Report, Result, Setup, read_report, read_reports
 from bench.suites.accuracy import CAUSES, DEGRADED, HELD_OUT, LOSSES, REPEATS, TOLD
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import find_point, list_galleries
@@ -160,7 +151,8 @@ def _read_held_out(suite: Report) -> dict[str, Any]:
 
 
 def _find(suite: Report, result: str, name: str) -> Figure:
-    found = find_figure({SUITE: suite}, SUITE, result, name)
+    measured = suite.find(result)
+    found = measured.find(name) if measured else None
     if found is None or found.value is None:
         raise RequestError(f"{SUITE}.json lacks {result}: run `sosie bench accuracy` on all of LFW")
     return found
@@ -223,7 +215,7 @@ def digest_report(path: Path) -> str:
 
 def draw_degraded(report: Path, path: Path) -> None:
     """Stacked bars of what becomes of honest pairs at each level of each degradation."""
-    result = find_result({SUITE: read_report(report)}, SUITE, DEGRADED)
+    result = read_report(report).find(DEGRADED)
     if result is None:
         return
     shares = {figure.name: 100 * (figure.value or 0.0) for figure in result.figures}
@@ -250,7 +242,7 @@ def draw_degraded(report: Path, path: Path) -> None:
 
 def write_causes(suite: Report) -> str:
     """The table of what was told first of photographs sent back, by what degraded them."""
-    result = find_result({SUITE: suite}, SUITE, TOLD)
+    result = suite.find(TOLD)
     counts: dict[str, dict[str, int]] = {}
     for figure in result.figures if result else ():
         cause, reason = figure.name.split(", ")
@@ -336,7 +328,8 @@ class Figures:
         self, suite: str, result: str, name: str, unit: str | None = None, field: str = "value"
     ) -> float:
         """A figure of a result; `field` may be its ratio, low or high."""
-        figure = find_figure(self.reports, suite, result, name, unit)
+        found = self._find(suite, result)
+        figure = found and found.find(name, unit)
         return _require(getattr(figure, field, None), suite, result, name, field)
 
     def promise(self, suite: str, name: str, field: str = "value") -> float:
@@ -348,8 +341,11 @@ class Figures:
 
     def setup(self, suite: str, result: str, name: str) -> float:
         """A number that a result was measured with."""
-        found = find_result(self.reports, suite, result)
+        found = self._find(suite, result)
         return _require(found and found.setup.get(name), suite, result, name)
+
+    def _find(self, suite: str, result: str) -> Result | None:
+        return self.reports[suite].find(result) if suite in self.reports else None
 
     def names(self) -> dict[str, Any]:
         """What a template of blocks is given."""
