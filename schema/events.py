@@ -39,6 +39,7 @@ class EventType(StrEnum):
     LINE_PORT_OUT = "line.port_out", True
     LINE_TRANSFER = "line.transfer", True
     LINE_ESIM_DOWNLOAD = "line.esim_download", True
+    LINE_OPENING_APPROVED = "line.opening_approved", True
     LINE_REVERIFY_ASKED = "line.reverify_asked", True
     LINE_REVERIFIED = "line.reverified", True
     LINE_REVERIFY_FAILED = "line.reverify_failed", True

@@ -53,6 +53,8 @@ class ReportedKind(StrEnum):
     PORT_OUT = "port_out"
     TRANSFER = "transfer"
     ESIM_DOWNLOAD = "esim_download"
+    OPENING_APPROVED = "opening_approved"
+    """Its holder has said over it that another line may be opened for them."""
 
 
 class LineEventKind(StrEnum):
@@ -64,6 +66,7 @@ class LineEventKind(StrEnum):
     PORT_OUT = ReportedKind.PORT_OUT.value
     TRANSFER = ReportedKind.TRANSFER.value
     ESIM_DOWNLOAD = ReportedKind.ESIM_DOWNLOAD.value
+    OPENING_APPROVED = ReportedKind.OPENING_APPROVED.value
     REVERIFY_ASKED = "reverify_asked"
     REVERIFIED = "reverified"
     REVERIFY_FAILED = "reverify_failed"

@@ -249,6 +249,8 @@ class LineLimits:
     """In use."""
     day_limit: int = 0
     """Opened within 24 hours."""
+    approval_h: int = 0
+    """Each further one is approved over the first, and that holds for so many hours."""
     outlets: Mapping[str, int] = field(default_factory=dict)
     """In use, when one of these outlets opens another."""
     own: Mapping[str, LineLimits] = field(default_factory=dict)

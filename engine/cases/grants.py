@@ -7,7 +7,7 @@ gallery is now, and becomes the holder's reference.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -133,13 +133,18 @@ def _require_free(
     if counts[record.id, asked.carrier] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
     limits = [int(inputs.get(f"{name}_limit", 0)) for name in ("person", "channel", "day")]
+    limits.append(int(inputs.get("approval_h", 0)))
     if any(limits) and not registry.exemptions([record.id]):
         own = sorted(registry.people.same_person([record.id])[record.id])
         total = registry.open_line_counts(own).total()
-        counted = (total, total, registry.opened_since(own, now - LATELY).total())
-        if any(0 < most <= count for most, count in zip(limits, counted, strict=True)):
+        counted = (total, total, len(registry.opened_since(own, now - LATELY)))
+        # An approval is for one line, of the same batch, too.
+        since = attempt.created_at - timedelta.resolution
+        is_spent = not inputs.get("is_approved") or registry.opened_since(own, since)
+        is_full = any(0 < most <= count for most, count in zip(limits, counted, strict=False))
+        if is_full or (limits[3] and is_spent):
             raise CaseMoved(
-                "the person has all the lines that one may have or open a day over all carriers: "
+                "the person has all the lines that one may have, or open now, over all carriers: "
                 "refuse the exception, or wait"
             )
     return record

@@ -57,10 +57,10 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of rules says beside them. Of lines of a person over all carriers `person_limit`
     bounds those in use, `channel_limits` those of whoever opens one by a channel, `day_limit` those
-    opened within 24 hours; 0: no limit. `keep_faces`: what becomes of faces, where they say it;
-    `proofs`, `verified_by` and `face_tries` are as `[people]` has them. `source` and `note` say
-    whose rules they are, and how far these follow them, `checked_on` when somebody last read the
-    source."""
+    opened within 24 hours; each further one is approved over the first, at most `approval_h` ago;
+    0: no limit. `keep_faces`: what becomes of faces, where they say it; `proofs`, `verified_by` and
+    `face_tries` are as `[people]` has them. `source` and `note` say whose rules they are, and how
+    far these follow them, `checked_on` when somebody last read the source."""
 
     title: str = ""
     source: str = ""
@@ -68,6 +68,7 @@ class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     person_limit: _Most = 0
     day_limit: _Most = 0
+    approval_h: Annotated[int, msgspec.Meta(ge=0, le=720)] = 0
     channel_limits: Mapping[Channel, _Most] = {}
     keep_faces: KeepFaces | None = None
     proofs: Mapping[ProofWay, ProofBrings] = {}
@@ -78,6 +79,7 @@ class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
         """The limits on the lines of a person, as people read them."""
         told = [f"{person_limit or 'any number of'} lines a person"]
         told += [f"{self.day_limit} a day"] if self.day_limit else []
+        told += ["each further one approved over the first"] if self.approval_h else []
         return ", ".join([*told, *(f"{n} {one}" for one, n in self.channel_limits.items())])
 
     def tell(self, people: PeopleRules, signed: Container[ProofWay]) -> dict[str, Any]:
@@ -141,7 +143,8 @@ class LineRules:
         def join(one: RuleSet) -> LineLimits:
             limits = {**usual.channel_limits, **one.channel_limits}
             outlets = {code: limits.get(channel, 0) for code, channel in channels.items()}
-            return LineLimits(person_limit, one.day_limit or usual.day_limit, outlets)
+            dated = (one.day_limit or usual.day_limit, one.approval_h or usual.approval_h)
+            return LineLimits(person_limit, *dated, outlets)
 
         return replace(join(usual), own={code: join(one) for code, one in self.own.items()})
 

@@ -328,7 +328,7 @@ _COUNTS = (
     .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
     .group_by(LINES.c.document_id, LINES.c.carrier)
 )
-_OPENED = select(LINES.c.document_id).where(
+_OPENED = select(LINES.c.document_id, LINES.c.opened_at).where(
     LINES.c.document_id.in_(KEYS), LINES.c.opened_at > bindparam("since")
 )
 _LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
@@ -336,6 +336,7 @@ _LINES_OF_EACH = (
     select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
 )
 _LINES_IN_USE_OF = _LINES_OF_EACH.where(IS_IN_USE)
+_OPENINGS = _LINES_IN_USE_OF.with_only_columns(LINES.c.document_id, LINES.c.opened_at, LINES.c.id)
 _NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
 
 _EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
@@ -376,9 +377,14 @@ class LineReader(Source):
         rows = self._rows_of(_COUNTS, document_ids)
         return Counter({(row.document_id, row.carrier): row.lines for row in rows})
 
-    def opened_since(self, document_ids: Sequence[str], since: datetime) -> Counter[str]:
-        """How many lines of each of these documents were opened later, closed ones too."""
-        return Counter(row.document_id for row in self._rows_of(_OPENED, document_ids, since=since))
+    def opened_since(self, document_ids: Sequence[str], since: datetime) -> list[Row[Any]]:
+        """Of lines of these that were opened later, closed ones too, `document_id`, `opened_at`."""
+        return list(self._rows_of(_OPENED, document_ids, since=since))
+
+    def first_lines(self, document_ids: Sequence[str]) -> dict[str, tuple[datetime, str]]:
+        """The oldest line, not closed, of each of these documents, and when it was opened."""
+        rows = reversed(list(self._rows_of(_OPENINGS, document_ids)))
+        return {row.document_id: (row.opened_at, row.id) for row in rows}
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""

@@ -80,6 +80,7 @@ _FACES = (
     Outcome(925, "five lines with another carrier", _REJECTED, Reason.PERSON_LIMIT_REACHED),
     Outcome(953, "the same; its channel opens one", _REJECTED, Reason.CHANNEL_LIMIT_REACHED),
     Outcome(954, "the same, opened today", _REJECTED, Reason.DAY_LIMIT_REACHED),
+    Outcome(955, "the same; the first tells of no approval", _REJECTED, Reason.APPROVAL_MISSING),
 )
 UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}
 _PHOTOGRAPHS = tuple(

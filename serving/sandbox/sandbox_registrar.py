@@ -105,6 +105,7 @@ _LINE_LIMITS = {
     Reason.PERSON_LIMIT_REACHED: LineLimits(LINE_LIMIT),
     Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets={OUTLET: 1, OTHER_OUTLET: 1}),
     Reason.DAY_LIMIT_REACHED: LineLimits(day_limit=1),
+    Reason.APPROVAL_MISSING: LineLimits(approval_h=1),
 }
 _CARRIERS = frozenset({CARRIER, OTHER_CARRIER})
 SLOW_S, READY_S = 3.0, 120.0

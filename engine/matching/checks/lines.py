@@ -1,9 +1,9 @@
 """Lines in use: the number that is asked for, and how many one person may have."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
@@ -12,6 +12,7 @@ from engine.registry.database import new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from schema.decisions import Finding
+from schema.lines import LineEventKind
 from schema.options import LineLimits
 from schema.reasons import Decision, Reason
 
@@ -32,6 +33,8 @@ class LinePart(EvidencePart):
     channel_limit: int = 0
     day_lines: int = 0
     day_limit: int = 0
+    approval_h: int = 0
+    is_approved: bool = False
     is_exempt: bool = False
     """Whether no limit holds for the document; asked only where one is reached."""
 
@@ -43,6 +46,7 @@ class LinePart(EvidencePart):
             Reason.PERSON_LIMIT_REACHED: 0 < self.person_limit <= self.person_lines,
             Reason.CHANNEL_LIMIT_REACHED: 0 < self.channel_limit <= self.person_lines,
             Reason.DAY_LIMIT_REACHED: 0 < self.day_limit <= self.day_lines,
+            Reason.APPROVAL_MISSING: self.approval_h > 0 and not self.is_approved,
         }
         return [reason for reason, is_reached in found.items() if is_reached]
 
@@ -72,7 +76,14 @@ class LineCheck(DecisionCheck):
         self._totals = Counter[str]()
         for (document_id, _), count in self._open_lines.items():
             self._totals[document_id] += count
-        self._opened = registry.opened_since(every if self._persons else [], batch.now - LATELY)
+        hours = max(one.approval_h for one in (terms, *terms.own.values()))
+        since = batch.now - max(LATELY, timedelta(hours=hours))
+        self._opened = defaultdict[str, list[datetime]](list)
+        for row in registry.opened_since(every if self._persons else [], since):
+            self._opened[row.document_id].append(row.opened_at)
+        self._firsts = registry.first_lines(every if hours else [])
+        firsts = [line_id for _, line_id in self._firsts.values()]
+        self._approved = registry.newest_line_events(firsts, [LineEventKind.OPENING_APPROVED])
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
@@ -81,17 +92,12 @@ class LineCheck(DecisionCheck):
         del place, evidence
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
-        limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
         lines = LinePart(
             is_number_in_use=attempt.msisdn_lookup in self._numbers,
             open_lines=self.count(held.id, attempt.outlet.carrier) if held else 0,
             line_limit=attempt.outlet.line_limit,
-            person_lines=self._sum(self._totals, record),
-            person_limit=limits.person_limit,
-            channel_limit=limits.outlets.get(attempt.outlet.code, 0),
-            day_lines=self._sum(self._opened, record),
-            day_limit=limits.day_limit,
         )
+        lines = self._weigh_person(lines, attempt, record)
         if lines.reached and record is not None:
             lines = replace(lines, is_exempt=self._is_exempt(record.id))
         return [lines]
@@ -103,12 +109,13 @@ class LineCheck(DecisionCheck):
             lines,
             is_number_in_use=lines.is_number_in_use and not moves,
             open_lines=lines.open_lines + self.count(old.id, attempt.outlet.carrier) - moves,
-            person_lines=lines.person_lines + self._sum(self._totals, old) - moves,
-            day_lines=lines.day_lines + self._sum(self._opened, old),
-            # A number that comes along opens none.
-            channel_limit=0 if moves else lines.channel_limit,
-            day_limit=0 if moves else lines.day_limit,
         )
+        lines = self._weigh_person(
+            lines, attempt, self._batch.document(attempt.document_lookup), old
+        )
+        if moves:
+            total = lines.person_lines - 1
+            lines = replace(lines, person_lines=total, channel_limit=0, day_limit=0, approval_h=0)
         is_exempt = lines.is_exempt or (bool(lines.reached) and self._is_exempt(old.id))
         return replace(lines, is_exempt=is_exempt)
 
@@ -139,7 +146,8 @@ class LineCheck(DecisionCheck):
         self.changed_documents.add(document_id)
         self._open_lines[document_id, attempt.outlet.carrier] += 1
         self._totals[document_id] += 1
-        self._opened[document_id] += 1
+        self._opened[document_id].append(row.opened_at)
+        self._firsts.setdefault(document_id, (row.opened_at, row.id))
         return row.id
 
     def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
@@ -147,19 +155,38 @@ class LineCheck(DecisionCheck):
         if is_exempt:
             self._moved_exemptions.add(document_id)
         self._open_lines[document_id, carrier] += self._open_lines.pop((old, carrier), 0)
-        for counts in (self._totals, self._opened):
-            counts[document_id] += counts.pop(old, 0)
+        self._totals[document_id] += self._totals.pop(old, 0)
+        self._opened[document_id] += self._opened.pop(old, [])
+        if first := self._firsts.pop(old, None):
+            self._firsts[document_id] = min(first, self._firsts.get(document_id, first))
         self.changed_documents |= {old, document_id}
 
     def count(self, document_id: str, carrier: str) -> int:
         """How many a document has with a carrier."""
         return self._open_lines[document_id, carrier]
 
-    def _sum(self, counts: Counter[str], record: DocumentRecord | None) -> int:
-        """Over all carriers of whoever has this document, under all documents."""
-        if record is None:
-            return 0
-        return sum(counts[key] for key in self._persons.get(record.id, (record.id,)))
+    def _weigh_person(
+        self, lines: LinePart, attempt: Attempt, *records: DocumentRecord | None
+    ) -> LinePart:
+        """With all that whoever has these documents has over all carriers. An approval is for one
+        more line: it is later than the newest."""
+        limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
+        known = [one.id for one in records if one is not None]
+        own = {key for one in known for key in self._persons.get(one, (one,))}
+        opened = [at for key in own for at in self._opened.get(key, ())]
+        first = min((self._firsts[key] for key in own & self._firsts.keys()), default=None)
+        at, now = first and self._approved.get(first[1]), self._batch.now
+        since = max([now - timedelta(hours=limits.approval_h), *opened])
+        return replace(
+            lines,
+            person_lines=sum(self._totals[key] for key in own),
+            person_limit=limits.person_limit,
+            channel_limit=limits.outlets.get(attempt.outlet.code, 0),
+            day_lines=sum(at > now - LATELY for at in opened),
+            day_limit=limits.day_limit,
+            approval_h=limits.approval_h,
+            is_approved=first is None or (at is not None and since < at <= now),
+        )
 
     def _is_exempt(self, document_id: str) -> bool:
         is_moved = document_id in self._moved_exemptions

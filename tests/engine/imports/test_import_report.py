@@ -106,6 +106,7 @@ def test_every_reason_has_a_message() -> None:
         Reason.PERSON_LIMIT_REACHED,
         Reason.CHANNEL_LIMIT_REACHED,
         Reason.DAY_LIMIT_REACHED,
+        Reason.APPROVAL_MISSING,
         *(
             one
             for one in Reason

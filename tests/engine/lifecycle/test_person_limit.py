@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from engine.errors import NotFound, RequestError
-from engine.lifecycle.reverification import end_exemption, exempt
+from engine.lifecycle.reverification import end_exemption, exempt, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.checks.order import replay
 from engine.matching.lines import close_line
+from schema.lines import LineEventKind
 from schema.options import LineLimits
 from schema.people import Channel
 from schema.reasons import Reason
@@ -83,11 +84,48 @@ def test_by_vietnam_a_fourth_line_is_opened_in_person_alone(lab) -> None:
         assert enroll(lab, registrar, person, document=first.document).decision == "approved"
 
 
+def test_by_ghana_each_further_line_is_approved_once_over_the_first(lab) -> None:
+    person, now, hour = lab.people.person(), [NOW], timedelta(hours=1)
+    limits = LineRules(load_rules("ghana")).limit(0, {})
+    with lab.registrar(lines=limits, clock=lambda: now[0]) as registrar:
+        first = lab.request(person)
+        line = registrar.enroll([first])[0].decided.line_id
+
+        def ask() -> list[tuple[Reason, ...]]:
+            pair = [lab.request(person, document=first.document) for _ in range(2)]
+            return [one.reasons for one in registrar.enroll(pair)]
+
+        def approve(line: str) -> None:
+            now[0] += hour
+            about = {"kind": LineEventKind.OPENING_APPROVED, "at": now[0], "actor": "key:k"}
+            report_event(registrar, lab.store, LineRules(), line_text=line, **about)
+
+        missing = (Reason.APPROVAL_MISSING,)
+        assert ask() == [missing, missing]
+        approve(line)
+        now[0] += hour
+        # Used once, of two in one batch, too; and only the first line tells.
+        assert ask() == [(), missing]
+        newest = lab.store.lines_of(lab.store.lines_by_id([line])[line].document_id)[1]
+        approve(newest.id)
+        assert ask() == [missing, missing]
+        approve(line)
+        now[0] += 24 * hour
+        assert ask() == [missing, missing]
+        # The next one takes the place of a first line that is closed.
+        close_line(registrar, lab.store, line, "test")
+        approve(newest.id)
+        assert ask() == [(), missing]
+
+
 def test_a_carriers_own_set_asks_more_of_what_it_opens_but_a_persons_limit_is_everybodys() -> None:
     rules = LineRules(own={"red": load_rules("india"), "blue": load_rules("vietnam")})
     with pytest.raises(RequestError, match=r"red have a person_limit.*set it under"):
         rules.limit(0, {})
     limits = rules.limit(6, {"b": Channel.ONLINE})
-    assert limits.own == {"red": LineLimits(6, 1, {"b": 0}), "blue": LineLimits(6, 0, {"b": 3})}
+    assert limits.own == {
+        "red": LineLimits(6, 1, 0, {"b": 0}),
+        "blue": LineLimits(6, 0, 0, {"b": 3}),
+    }
     limits = LineRules(load_rules("india"), rules.own).limit(0, {})
     assert [one.day_limit for one in (limits, *limits.own.values())] == [1, 1, 1]

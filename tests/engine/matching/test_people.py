@@ -249,7 +249,8 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
 
 
 @pytest.mark.parametrize(
-    "limits", [LineLimits(1), LineLimits(day_limit=1), LineLimits(outlets={"blue-1": 1})]
+    "limits",
+    [LineLimits(1), LineLimits(0, 1), LineLimits(0, 0, 1), LineLimits(outlets={"blue-1": 1})],
 )
 def test_no_exception_is_granted_beyond_a_limit_of_the_person(lab, limits: LineLimits) -> None:
     excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
@@ -709,7 +710,10 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab) ->
 
 
 def test_a_number_that_comes_along_with_its_document_is_no_new_line_of_the_day(lab) -> None:
-    person, limits = lab.people.person(), LineLimits(day_limit=1, outlets={"blue-1": 1})
+    person, limits = (
+        lab.people.person(),
+        LineLimits(day_limit=1, outlets={"blue-1": 1}, approval_h=1),
+    )
     with lab.registrar(people=RULES, lines=limits) as registrar:
         first = lab.request(person, document=card(1))
         renewed = {"document": card(2), "replaces": card(1)}
@@ -717,7 +721,7 @@ def test_a_number_that_comes_along_with_its_document_is_no_new_line_of_the_day(l
         answers += ask(registrar, lab.request(person, **renewed))
         answers += ask(registrar, lab.request(person, msisdn=first.msisdn, **renewed))
         answers += ask(registrar, lab.request(person, document=card(2)))
-        both = (Reason.CHANNEL_LIMIT_REACHED, Reason.DAY_LIMIT_REACHED)
+        both = Reason.CHANNEL_LIMIT_REACHED, Reason.DAY_LIMIT_REACHED, Reason.APPROVAL_MISSING
         assert [one.reasons for one in answers] == [(), both, (), both]
     assert lab.replays(*answers)
 

@@ -182,12 +182,14 @@ ROWS = [
     rejects(Reason.PERSON_LIMIT_REACHED, person_lines=9, person_limit=9),
     rejects(Reason.CHANNEL_LIMIT_REACHED, person_lines=3, channel_limit=3),
     rejects(Reason.DAY_LIMIT_REACHED, day_lines=1, day_limit=1),
+    rejects(Reason.APPROVAL_MISSING, approval_h=24),
     approves(
         open_lines=5,
         person_lines=9,
         person_limit=9,
         is_exempt=True,
         channel_limit=3,
+        approval_h=24,
         day_lines=1,
         day_limit=1,
     ),
@@ -345,7 +347,7 @@ def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
     full = change(HONEST, open_lines=5)
     inputs = full.write()
     limits = ("person_lines", "person_limit", "channel_limit", "day_lines", "day_limit")
-    for name in (*limits, "is_exempt"):
+    for name in (*limits, "approval_h", "is_approved", "is_exempt"):
         del inputs[name]
     read = read_evidence(inputs)
     assert read == full

@@ -33,8 +33,8 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "active paused": "gone",
         "observe required": "off",
         "suspended_outgoing suspended closed": "pending active disputed",
-        "device_change esim_download port_in port_out sim_swap transfer": "closed disputed "
-        "overdue pending restored reverified reverify_asked reverify_failed suspended "
+        "device_change esim_download opening_approved port_in port_out sim_swap transfer": "closed "
+        "disputed overdue pending restored reverified reverify_asked reverify_failed suspended "
         "suspended_outgoing unsuspended",
         "closed merged": "open assigned proposed",
         "open assigned proposed closed": "merged",
