@@ -119,7 +119,7 @@ class WatchedEmbedder:
         failure, began = self._unfit or self._failure, list(self._began.values())
         if began and time.monotonic() - max(min(began), self.ran_at) > STUCK_S:
             failure = "the device does not come to an end with a batch"
-        return _describe(self._embedder, failure)
+        return describe_embedder(self._embedder, failure)
 
     def _note_run(self, size: int, seconds: float) -> None:
         self.ran_at = time.monotonic()
@@ -149,13 +149,9 @@ def tell_unused(fault: str, meter: Meter, log: FilteringBoundLogger) -> None:
         log.warning("accelerator_unused", detail=fault)
 
 
-def describe_embedder(embedder: CropEmbedder) -> EmbedderStatus:
+def describe_embedder(embedder: CropEmbedder, failure: str = "") -> EmbedderStatus:
     """The status of a model in this process; on the CPU it fails with the process alone."""
     assert isinstance(embedder, Embedder)
-    return _describe(embedder, "")
-
-
-def _describe(embedder: Embedder, failure: str) -> EmbedderStatus:
     session = embedder.session
     return EmbedderStatus(session.provider, session.precision, session.fault, failure)
 

@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -41,11 +42,6 @@ LATENCY_S = (
 STAGE_S = (0.0001, *LATENCY_S)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-SUM, LATEST, MAX = "livesum", "livemostrecent", "livemax"
-"""How the gauges of a node's living processes are merged: the sum, the most recent (where only one
-process sets it), or the maximum."""
-
-
 Kind = TypeVar("Kind", Counter, Gauge, Histogram)
 
 
@@ -66,38 +62,32 @@ AnyFamily = Family[Counter] | Family[Gauge] | Family[Histogram]
 FAMILIES: list[AnyFamily] = []
 
 
-def _counter(name: str, text: str, *labels: str, known: Iterable[str] = ()) -> Family[Counter]:
-    family = Family(Counter, name, text, labels, tuple(known), {})
+def _declare(
+    kind: type[Kind], name: str, text: str, *labels: str, known: Iterable[str] = (), **options: Any
+) -> Family[Kind]:
+    family = Family(kind, name, text, labels, tuple(known), options)
     FAMILIES.append(family)
     return family
 
 
-def _gauge(
-    name: str, text: str, *labels: str, mode: str = LATEST, known: Iterable[str] = ()
-) -> Family[Gauge]:
-    family = Family(Gauge, name, text, labels, tuple(known), {"multiprocess_mode": mode})
-    FAMILIES.append(family)
-    return family
+_counter = partial(_declare, Counter)
+# How the gauges of a node's living processes are merged: the most recent, where only one process
+# sets it, the sum, or the maximum.
+_gauge = partial(_declare, Gauge, multiprocess_mode="livemostrecent")
+_sum = partial(_declare, Gauge, multiprocess_mode="livesum")
+_most = partial(_declare, Gauge, multiprocess_mode="livemax")
+_histogram = partial(_declare, Histogram)
 
-
-def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Family[Histogram]:
-    family = Family(Histogram, name, text, labels, (), {"buckets": buckets})
-    FAMILIES.append(family)
-    return family
-
-
-BUILD = _gauge("sosie_build_info", "What runs.", "version", "model", mode=MAX)
+BUILD = _most("sosie_build_info", "What runs.", "version", "model")
 
 REQUESTS = _counter("sosie_http_requests", "Answered requests.", "route", "method", "status")
 REQUEST_SECONDS = _histogram(
     "sosie_http_request_duration_seconds",
     "From a request's head to its answer.",
-    LATENCY_S,
     *("route", "method"),
+    buckets=LATENCY_S,
 )
-IN_PROGRESS = _gauge(
-    "sosie_http_requests_in_progress", "Requests that are being answered.", mode=SUM
-)
+IN_PROGRESS = _sum("sosie_http_requests_in_progress", "Requests that are being answered.")
 REFUSALS = _counter("sosie_refusals", "Refused calls by their code.", "code")
 
 PHOTOGRAPHS_REFUSED = _counter(
@@ -107,18 +97,20 @@ PHOTOGRAPHS_REFUSED = _counter(
     known=[kind.code for kind in IMAGE_ERRORS],
 )
 
-STAGE_SECONDS = _histogram("sosie_stage_seconds", "How long a stage was busy.", STAGE_S, "stage")
-BATCH_SIZE = _histogram("sosie_batch_size", "Items that a stage took at once.", SIZES, "stage")
-QUEUE_DEPTH = _gauge("sosie_queue_depth", "Items that wait.", "queue", mode=SUM)
-QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", "queue", mode=SUM)
+STAGE_SECONDS = _histogram(
+    "sosie_stage_seconds", "How long a stage was busy.", "stage", buckets=STAGE_S
+)
+BATCH_SIZE = _histogram(
+    "sosie_batch_size", "Items that a stage took at once.", "stage", buckets=SIZES
+)
+QUEUE_DEPTH = _sum("sosie_queue_depth", "Items that wait.", "queue")
+QUEUE_CAPACITY = _sum("sosie_queue_capacity", "Items that may wait.", "queue")
 
 EMBEDDINGS_FAILED = _counter(
     "sosie_embeddings_failed", "Batches that a model failed on, by the code of the error.", "code"
 )
-ACCELERATOR_UNUSED = _gauge(
-    "sosie_accelerator_unused",
-    "1 where CUDA is installed and faces are embedded without.",
-    mode=MAX,
+ACCELERATOR_UNUSED = _most(
+    "sosie_accelerator_unused", "1 where CUDA is installed and faces are embedded without."
 )
 
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
@@ -148,8 +140,8 @@ AUTHORITY_RESULTS = _counter(
     "code",
     "source",
 )
-AUTHORITY_BREAKER = _gauge(
-    "sosie_authority_breaker_open", "1 while the authority is not asked, for it failed.", mode=MAX
+AUTHORITY_BREAKER = _most(
+    "sosie_authority_breaker_open", "1 while the authority is not asked, for it failed."
 )
 REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.")
 COPIES_WANTING = _gauge("sosie_gallery_copies_wanting", "Shards that have one copy left of two.")
@@ -199,8 +191,8 @@ AUDIT_EXPORT_FAILING = _gauge(
 EVENTS_LEFT = _counter(
     "sosie_webhook_events_left", "Events that expired before a webhook took them."
 )
-SET_ASIDE = _gauge(
-    "sosie_rows_set_aside", "Damaged rows that were met and set aside, by table.", "table", mode=MAX
+SET_ASIDE = _most(
+    "sosie_rows_set_aside", "Damaged rows that were met and set aside, by table.", "table"
 )
 DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.")
 
