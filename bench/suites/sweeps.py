@@ -19,10 +19,11 @@ from bench.suites.serve.process import Worker
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
-from engine.sweeps.clustering import Owners, PairTable, label_components
+from engine.sweeps.clustering import Owners, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from indexes.joining import Records
 from indexes.joining.join import join_gallery
 from schema.lines import LineStatus
 from schema.sweeps import Group, Identity, LineFact
@@ -257,12 +258,12 @@ def sweep_planted(plan: SweepConfig, folder: Path) -> SuiteOutput:
 
 def _sweep_all(
     gallery: Gallery, planted: Planted, threshold: float, checkpoint: Path
-) -> tuple[tuple[Figure, ...], dict[str, float], PairTable, float]:
+) -> tuple[tuple[Figure, ...], dict[str, float], Records, float]:
     """What was found, with those who are linked through however many others beside our groups; the
     pairs, and the seconds of the groups."""
     joined, join_s = clock(lambda: join_gallery(gallery, threshold, checkpoint=checkpoint))
     first = planted.first_new
-    pairs = PairTable.of_records(joined.pairs.records)
+    pairs = joined.pairs.records
     group = partial(group_faces, pairs, threshold, make_facts(first), read_vectors=gallery.held)
     groups, group_s = clock(group)
     wanted = planted_pairs(planted, threshold)
@@ -270,7 +271,7 @@ def _sweep_all(
     missed = count_missed(wanted, pairs)
     truth = planted.people[:first]
     rand, sprung = agree(truth, planted.traps, label_groups(first, groups))
-    others = agree(truth, planted.traps, label_components(first, pairs.left, pairs.right))
+    others = agree(truth, planted.traps, label_components(first, pairs["left"], pairs["right"]))
     figures = (
         Figure("planted, at or above the threshold", "pairs", float(len(wanted))),
         Figure("connected components: adjusted Rand index", "of 1", others[0]),
@@ -286,7 +287,7 @@ def _sweep_all(
 
 
 def _sweep_new(
-    gallery: Gallery, planted: Planted, earlier: PairTable, threshold: float, checkpoint: Path
+    gallery: Gallery, planted: Planted, earlier: Records, threshold: float, checkpoint: Path
 ) -> tuple[Figure, dict[str, float]]:
     first, total = planted.first_new, len(planted.people)
     known, fresh = np.arange(first), np.arange(first, total)
@@ -294,8 +295,8 @@ def _sweep_new(
     joined, join_s = clock(join)
     facts, found = make_facts(total), joined.pairs
 
-    def group() -> PairTable:
-        both = PairTable.joined([earlier, PairTable.of_records(found.records)])
+    def group() -> Records:
+        both = np.concatenate([earlier, found.records])
         group_faces(both, threshold, facts, read_vectors=gallery.held, fresh=fresh)
         return both
 
@@ -359,7 +360,7 @@ def agree(truth: Labels, traps: Iterable[Rows], labels: Labels) -> tuple[float, 
     return adjusted_rand(truth, labels), sprung
 
 
-def count_missed(wanted: Rows, pairs: PairTable) -> int:
+def count_missed(wanted: Rows, pairs: Records) -> int:
     """How many of these pairs of rows, int64[k, 2] ascending, were not found."""
-    found = pairs.left.astype(np.int64) << 32 | pairs.right
+    found = pairs["left"].astype(np.int64) << 32 | pairs["right"]
     return int((~np.isin(wanted[:, 0] << 32 | wanted[:, 1], found)).sum())

@@ -11,7 +11,7 @@ the same person, and takes nothing away.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.pair_scores import wilson_interval
-from engine.sweeps.clustering import Documents, PairTable, ReadVectors, mark_exceptions
+from engine.sweeps.clustering import Documents, ReadVectors, mark_exceptions
 from engine.sweeps.groups import FaceFacts, group_faces, strongest_tree
 from engine.sweeps.likelihood import (
     CIRCUMSTANCES,
@@ -42,6 +42,7 @@ from engine.sweeps.likelihood import (
     merge_codes,
     prior_log_odds,
 )
+from indexes.joining import NO_PAIRS, Records
 from schema.sweeps import Group, RiskTerm
 
 PAIRS_A_CASE = 20
@@ -56,7 +57,7 @@ DECIDED_TOGETHER = 25
 """Of so many decided groups one share of true ones is taken."""
 _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
-Pieces = Callable[[], Iterator[PairTable]]
+Pieces = Callable[[], Iterable[Records]]
 """All pairs found, in pieces; can be called again."""
 
 
@@ -82,7 +83,7 @@ class Candidates:
     circumstance; `excess` as of `Openings.find_excess`.
     """
 
-    pairs: PairTable
+    pairs: Records
     strangers: Documents
     estimates: dict[str, list[Estimate]]
     excess: NDArray[np.float64]
@@ -118,7 +119,7 @@ def rank_within_budget(
     terms: BudgetTerms,
     facts: FaceFacts,
     *,
-    earlier: PairTable,
+    earlier: Records,
     read_vectors: ReadVectors,
     fresh: NDArray[np.int64] | None = None,
     decided: Collection[tuple[str, str]] = (),
@@ -129,7 +130,7 @@ def rank_within_budget(
     all among the `decided` pairs of documents would be asked again: it takes no place.
     """
     candidates = choose_pairs(pieces, terms, facts)
-    pairs = PairTable.joined([earlier, candidates.pairs])
+    pairs = np.concatenate([earlier, candidates.pairs])
     groups = group_faces(
         pairs, terms.threshold, facts, read_vectors=read_vectors, fresh=fresh, is_whole=False
     )
@@ -164,7 +165,7 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
         found += int(is_between.sum())
         excepted += int(is_excepted.sum())
         same_document += int(((one == other) & (one >= 0)).sum())
-        is_low = is_between & ~is_excepted & (piece.scores < low)
+        is_low = is_between & ~is_excepted & (piece["score"] < low)
         near, places = _compare_near(one[is_low], other[is_low], terms.openings)
         for name, values in near.items():
             codes[name].append(values.astype(np.int8))
@@ -190,32 +191,32 @@ def _keep_best(
     facts: FaceFacts,
     estimates: Mapping[str, list[Estimate]],
     excess: NDArray[np.float64],
-) -> PairTable:
+) -> Records:
     most = PAIRS_A_CASE * terms.budget
     values = np.empty(0)
-    kept = PairTable.joined([])
+    kept = NO_PAIRS
     for piece in pieces():
         one, other, is_between, is_excepted = _place(piece, facts)
         wanted = is_between & ~is_excepted
-        more, one, other = piece.at(wanted), one[wanted], other[wanted]
-        found = terms.ratio.log_ratio(more.scores.astype(np.float64))
+        more, one, other = piece[wanted], one[wanted], other[wanted]
+        found = terms.ratio.log_ratio(more["score"].astype(np.float64))
         near, places = _compare_near(one, other, terms.openings)
         for name, codes in near.items():
             found += log_ratios(codes, estimates[name], excess[places] if name == OPENING else 0.0)
         values = np.concatenate([values, found])
-        kept = PairTable.joined([kept, more])
+        kept = np.concatenate([kept, more])
         # Ties by score, then by ids: the same gallery gives the same pairs.
-        best = np.lexsort((kept.right, kept.left, -kept.scores, -values))[:most]
+        best = np.lexsort((kept["right"], kept["left"], -kept["score"], -values))[:most]
         values = values[best]
-        kept = kept.at(best)
+        kept = kept[best]
     return kept
 
 
 def _place(
-    piece: PairTable, facts: FaceFacts
+    piece: Records, facts: FaceFacts
 ) -> tuple[Documents, Documents, NDArray[np.bool_], NDArray[np.bool_]]:
     """The documents of both sides, and which pairs are between two, and which judged apart."""
-    one, other = facts.owners.of(piece.left), facts.owners.of(piece.right)
+    one, other = facts.owners.of(piece["left"]), facts.owners.of(piece["right"])
     is_between = (one >= 0) & (other >= 0) & (one != other)
     return one, other, is_between, is_between & mark_exceptions(one, other, facts.exceptions)
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import exact_scores
-from indexes.joining import RECORD, Records
+from indexes.joining import NO_PAIRS, RECORD, Records
 
 Documents = NDArray[np.int64]
 
@@ -74,77 +74,54 @@ class Owners:
         return self.references[np.isin(self.documents, documents)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PairTable:
-    """Pairs of references of different documents: int64[m], int64[m], float32[m]; left < right."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    @classmethod
-    def of_records(cls, records: Records) -> Self:
-        """From pairs as a join keeps them."""
-        return cls(*(np.ascontiguousarray(records[name]) for name in RECORD.names or ()))
-
-    @classmethod
-    def joined(cls, tables: Sequence[PairTable]) -> Self:
-        """All of these, one after the other."""
-        return cls(
-            np.concatenate([np.empty(0, np.int64), *(table.left for table in tables)]),
-            np.concatenate([np.empty(0, np.int64), *(table.right for table in tables)]),
-            np.concatenate([np.empty(0, np.float32), *(table.scores for table in tables)]),
-        )
-
-    def at(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Self:
-        """The pairs in these rows, or marked in bool[m]."""
-        return type(self)(self.left[rows], self.right[rows], self.scores[rows])
+LinkTable = Records
+"""Pairs of documents with similar faces, ascending by both, each pair once."""
 
 
-class LinkTable(PairTable):
-    """Pairs of documents with similar faces, ascending by both, each pair once."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, one: Documents, other: Documents, scores: NDArray[np.float32]) -> Self:
-        """From pairs in any order; a repeated pair has its highest score."""
-        left, right = np.minimum(one, other), np.maximum(one, other)
-        order = np.lexsort((-scores, right, left))
-        left, right, scores = left[order], right[order], scores[order]
-        is_first = _is_new(left) | _is_new(right)
-        return cls(left[is_first], right[is_first], scores[is_first])
-
-    @classmethod
-    def joined(cls, tables: Sequence[PairTable]) -> Self:
-        """From tables that may share pairs."""
-        both = PairTable.joined(tables)
-        return cls.of(both.left, both.right, both.scores)
-
-    def ends(self) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
-        """The documents, ascending, and the indices of the left and the right ends among them."""
-        documents, places = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
-        return documents, places[: len(self)], places[len(self) :]
+def make_pairs(one: Documents, other: Documents, scores: NDArray[np.float32]) -> Records:
+    """A table of these columns."""
+    pairs = np.empty(len(scores), RECORD)
+    pairs["left"], pairs["right"], pairs["score"] = one, other, scores
+    return pairs
 
 
-def link_documents(pairs: PairTable, owners: Owners, exceptions: Documents) -> LinkTable:
+def make_links(one: Documents, other: Documents, scores: NDArray[np.float32]) -> LinkTable:
+    """From pairs in any order; a repeated pair has its highest score."""
+    left, right = np.minimum(one, other), np.maximum(one, other)
+    order = np.lexsort((-scores, right, left))
+    left, right, scores = left[order], right[order], scores[order]
+    is_first = _is_new(left) | _is_new(right)
+    return make_pairs(left[is_first], right[is_first], scores[is_first])
+
+
+def join_links(*tables: LinkTable) -> LinkTable:
+    """From tables that may share pairs."""
+    both = np.concatenate([NO_PAIRS, *tables])
+    return make_links(both["left"], both["right"], both["score"])
+
+
+def find_ends(links: LinkTable) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
+    """The documents, ascending, and the indices of the left and the right ends among them."""
+    ends = np.concatenate([links["left"], links["right"]])
+    documents, places = np.unique(ends, return_inverse=True)
+    return documents, places[: len(links)], places[len(links) :]
+
+
+def link_documents(pairs: Records, owners: Owners, exceptions: Documents) -> LinkTable:
     """A link for each pair of documents that has a pair of references.
 
     Pairs of one document and pairs with a reference that is gone are left out. `exceptions`
     int64[k, 2] are documents that people have judged to be two persons: they are not linked.
     """
-    one, other = owners.of(pairs.left), owners.of(pairs.right)
+    one, other = owners.of(pairs["left"]), owners.of(pairs["right"])
     kept = (one != other) & (one >= 0) & (other >= 0)
-    links = LinkTable.of(one[kept], other[kept], pairs.scores[kept])
+    links = make_links(one[kept], other[kept], pairs["score"][kept])
     return drop_exceptions(links, exceptions)
 
 
 def drop_exceptions(links: LinkTable, exceptions: Documents) -> LinkTable:
     """The links without the pairs of documents in int64[k, 2]."""
-    return links.at(~mark_exceptions(links.left, links.right, exceptions))
+    return links[~mark_exceptions(links["left"], links["right"], exceptions)]
 
 
 def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> NDArray[np.bool_]:
@@ -186,8 +163,8 @@ def find_near(
     against. `exceptions` (see `link_documents`) are never near.
     """
     best = score_components(links, owners, exceptions, read_vectors)
-    scores = best.scores.astype(np.float64)
-    return best.at((scores >= threshold - SLACK) & (scores < threshold))
+    scores = best["score"].astype(np.float64)
+    return best[(scores >= threshold - SLACK) & (scores < threshold)]
 
 
 def score_components(
@@ -206,7 +183,7 @@ def score_components(
     for span in _spans(components[order]):
         rows = order[span]
         found.append(_score(references[rows], holders[rows], components[rows], read_vectors))
-    return drop_exceptions(LinkTable.joined(found), exceptions)
+    return drop_exceptions(join_links(*found), exceptions)
 
 
 def label_components(size: int, left: Documents, right: Documents) -> Documents:
@@ -223,7 +200,7 @@ def label_components(size: int, left: Documents, right: Documents) -> Documents:
 
 def _open_components(links: LinkTable) -> tuple[Documents, Documents]:
     """Documents, ascending, whose component lacks a link and is not too large; and its labels."""
-    documents, left, right = links.ends()
+    documents, left, right = find_ends(links)
     labels = label_components(len(documents), left, right)
     sizes = np.bincount(labels, minlength=len(labels))
     linked = np.bincount(labels[left], minlength=len(labels))
@@ -257,7 +234,7 @@ def _score(
     one, other = (side[holders[one] != holders[other]] for side in (one, other))
     rows = np.searchsorted(there, references)
     scores = exact_scores(vectors, vectors, rows[one], rows[other])
-    return LinkTable.of(holders[one], holders[other], scores)
+    return make_links(holders[one], holders[other], scores)
 
 
 @cache
@@ -326,9 +303,9 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
     cluster or severed.
     """
     if near is None:
-        near = LinkTable.joined(())
-    documents, left, right = links.ends()
-    ties = _tie(documents, left, right, links.scores, near)
+        near = NO_PAIRS
+    documents, left, right = find_ends(links)
+    ties = _tie(documents, left, right, links["score"], near)
     labels, has_moved = np.arange(len(documents)), True
     while has_moved:
         labels = _merge(labels, ties)
@@ -344,11 +321,11 @@ def _tie(
 ) -> _Ties:
     """Links and near pairs between indices of `documents`; without documents that have no link."""
     steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)
-    known = near.at(np.isin(near.left, documents) & np.isin(near.right, documents))
+    known = near[np.isin(near["left"], documents) & np.isin(near["right"], documents)]
     none, one = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
     return _Ties(
-        np.concatenate([left, np.searchsorted(documents, known.left)]),
-        np.concatenate([right, np.searchsorted(documents, known.right)]),
+        np.concatenate([left, np.searchsorted(documents, known["left"])]),
+        np.concatenate([right, np.searchsorted(documents, known["right"])]),
         np.concatenate([np.ones_like(left), none]),
         np.concatenate([steps, none]),
         np.concatenate([np.zeros_like(left), one]),
@@ -482,9 +459,9 @@ def _gather(
     members, spans = _sort(members, labels[members], names)
     within, within_spans = _sort(inside, lefts[inside], names)
     severed, severed_spans = _sort(np.concatenate([across, across]), sides, names)
-    own, kept, cut = documents[members], links.at(within), links.at(severed)
+    own, kept, cut = documents[members], links[within], links[severed]
     for span, within_span, severed_span in zip(spans, within_spans, severed_spans, strict=True):
-        yield Cluster(own[span], kept.at(within_span), cut.at(severed_span))
+        yield Cluster(own[span], kept[within_span], cut[severed_span])
 
 
 def _sort(

@@ -20,10 +20,9 @@ import numpy as np
 
 from engine.errors import NotFound, RegistryError
 from engine.registry.database import is_id
-from engine.sweeps.clustering import PairTable
 from indexes.atomic_files import replacing
 from indexes.base import Ids
-from indexes.joining import RECORD
+from indexes.joining import RECORD, Records
 from schema.sweeps import Group, SweepProgress
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
@@ -38,7 +37,7 @@ class Covered:
     and all pairs between documents found among them, by it and by earlier sweeps."""
 
     ids: Ids
-    pairs: PairTable
+    pairs: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ class SweepFolder:
         try:
             sizes = [path.stat().st_size for path in paths]
             ids = np.fromfile(paths[0], _ID_TYPE).astype(np.int64)
-            found = PairTable.of_records(np.fromfile(paths[1], RECORD))
+            found = np.fromfile(paths[1], RECORD)
         except OSError:
             return None
         if sizes != [ids.nbytes, RECORD.itemsize * len(found)] or not (ids[1:] > ids[:-1]).all():
@@ -163,20 +162,17 @@ class SweepFolder:
     def drop_references(self, references: Collection[int]) -> None:
         """Removes the pairs of these references from what the next sweep needs."""
         try:
-            found = PairTable.of_records(np.fromfile(self.path / _PAIRS, RECORD))
+            found = np.fromfile(self.path / _PAIRS, RECORD)
         except OSError:
             return
         gone = np.fromiter(references, np.int64, len(references))
-        kept = ~(np.isin(found.left, gone) | np.isin(found.right, gone))
+        kept = ~(np.isin(found["left"], gone) | np.isin(found["right"], gone))
         if not kept.all():
-            self._save_pairs(found.at(kept))
+            self._save_pairs(found[kept])
 
-    def _save_pairs(self, pairs: PairTable) -> None:
-        records = np.empty(len(pairs), RECORD)
-        records["left"], records["right"] = pairs.left, pairs.right
-        records["score"] = pairs.scores
+    def _save_pairs(self, pairs: Records) -> None:
         with replacing(self.path / _PAIRS) as beside:
-            records.tofile(beside)
+            pairs.tofile(beside)
 
     def save_status(self, status: SweepStatus) -> None:
         with replacing(self.path / _STATUS) as beside:

@@ -20,15 +20,17 @@ from engine.sweeps.clustering import (
     Documents,
     LinkTable,
     Owners,
-    PairTable,
     ReadVectors,
     cluster_links,
+    find_ends,
     find_near,
+    join_links,
     label_components,
     link_documents,
     score_components,
 )
 from engine.sweeps.risk import assess, assess_faces, rank, total_of
+from indexes.joining import Records
 from schema.sweeps import Group, GroupKind, Identity, Link
 
 T = TypeVar("T")
@@ -50,7 +52,7 @@ class FaceFacts:
 
 
 def group_faces(
-    pairs: PairTable,
+    pairs: Records,
     threshold: float,
     facts: FaceFacts,
     *,
@@ -76,7 +78,7 @@ def group_faces(
     if read_vectors is not None:
         if not is_whole:
             inside = score_components(links, owners, facts.exceptions, read_vectors)
-            links = LinkTable.joined([links, inside.at(inside.scores >= np.float64(threshold))])
+            links = join_links(links, inside[inside["score"] >= np.float64(threshold)])
         near = find_near(links, owners, facts.exceptions, read_vectors, threshold)
     clusters, identities = _cluster(links, near, facts, fresh_documents)
     return rank(_build(cluster, identities, threshold) for cluster in clusters)
@@ -139,27 +141,29 @@ def _cluster(
         if not len(gone):
             return clusters, identities
         # A document that was erased meanwhile may have held a cluster together.
-        links = links.at(~np.isin(links.left, gone) & ~np.isin(links.right, gone))
+        links = links[~np.isin(links["left"], gone) & ~np.isin(links["right"], gone)]
 
 
 def _keep_components(links: LinkTable, fresh_documents: Documents) -> LinkTable:
     """The links of components with one of these documents: only those are grouped again."""
-    documents, left, right = links.ends()
+    documents, left, right = find_ends(links)
     labels = label_components(len(documents), left, right)
     is_fresh = np.zeros(len(documents), np.bool_)
     is_fresh[labels[np.isin(documents, fresh_documents)]] = True
-    return links.at(is_fresh[labels[left]])
+    return links[is_fresh[labels[left]]]
 
 
 def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
     links = cluster.links
-    return bool((np.isin(links.left, documents) | np.isin(links.right, documents)).any())
+    return bool((np.isin(links["left"], documents) | np.isin(links["right"], documents)).any())
 
 
 def _name_documents(clusters: Sequence[Cluster]) -> Documents:
     """All members, and the documents at the ends of severed links."""
     parts = [
-        part for one in clusters for part in (one.members, one.severed.left, one.severed.right)
+        part
+        for one in clusters
+        for part in (one.members, one.severed["left"], one.severed["right"])
     ]
     return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
@@ -226,10 +230,9 @@ def without_documents(
 
 def _name(links: LinkTable, identities: Mapping[int, Identity]) -> tuple[Link, ...]:
     """Links with document ids, highest score first."""
-    rows = zip(links.left.tolist(), links.right.tolist(), links.scores.tolist(), strict=True)
     named = (
         (identities[left].document_id, identities[right].document_id, score)
-        for left, right, score in rows
+        for left, right, score in links.tolist()
     )
     ordered = (Link(min(one, other), max(one, other), score) for one, other, score in named)
     return tuple(sorted(ordered, key=lambda link: (-link.score, link.left, link.right)))

@@ -26,13 +26,14 @@ from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration
 from engine.registry.store import Reader
 from engine.spreadsheets import save_table
-from engine.sweeps.clustering import Owners, PairTable
+from engine.sweeps.clustering import Owners
 from engine.sweeps.folder import GroupFile, SweepFolder, write_groups
 from engine.sweeps.groups import without_documents
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank_outlets, summarise
 from engine.sweeps.sweep_run import SweepResult
+from indexes.joining import Records
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision
@@ -53,13 +54,13 @@ _TEXTS = pa.list_(pa.string())
 _MOMENT = pa.timestamp("us", "UTC")
 
 
-def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
+def pair_table(pairs: Records, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
     """One row per pair, highest score first; `same_carrier` is null if a side has no line. Left
     out is a pair with a reference of none of the `identities`: its person was erased meanwhile."""
     owners = Owners.numbered([one.reference_ids for one in identities])
-    order = np.lexsort((pairs.right, pairs.left, -pairs.scores))
-    order = order[(owners.of(pairs.left[order]) >= 0) & (owners.of(pairs.right[order]) >= 0)]
-    left, right = pairs.left[order], pairs.right[order]
+    order = np.lexsort((pairs["right"], pairs["left"], -pairs["score"]))
+    order = order[(owners.of(pairs["left"][order]) >= 0) & (owners.of(pairs["right"][order]) >= 0)]
+    left, right = pairs["left"][order], pairs["right"][order]
     sides = owners.of(left), owners.of(right)
     couples = list(zip(sides[0].tolist(), sides[1].tolist(), strict=True))
     names = [one.document_id for one in identities]
@@ -70,7 +71,7 @@ def pair_table(pairs: PairTable, identities: Sequence[Identity], judged: Judgeme
             "right_document": documents.take(pa.array(sides[1])),
             "left_reference": pa.array(left),
             "right_reference": pa.array(right),
-            "score": pa.array(pairs.scores[order]),
+            "score": pa.array(pairs["score"][order]),
             "same_carrier": _share_carriers(identities, couples),
             "outcome": _list_outcomes(names, couples, judged),
         }
@@ -209,11 +210,11 @@ def write_outputs(
     """
     ranking, counted = result.ranking, _count(result, cost)
     sweep = _describe(result.task.id, result.task.terms, cost.at, result.sequence, counted)
-    scores = result.pairs.scores[~result.is_excepted]
+    scores = result.pairs["score"][~result.is_excepted]
     contents = make_contents(
         sweep, scores, result.groups, cases, reader, calibration, console=console
     )
-    references = np.union1d(result.pairs.left, result.pairs.right).tolist()
+    references = np.union1d(result.pairs["left"], result.pairs["right"]).tolist()
     standing = read_decided(reader).standing
     pairs = pair_table(result.pairs, reader.facts.identities_of(references), standing)
     about = {

@@ -20,7 +20,7 @@ from engine.registry.queues import CaseFilter
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import Documents, Owners, PairTable, ReadVectors, mark_exceptions
+from engine.sweeps.clustering import Documents, Owners, ReadVectors, mark_exceptions
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
     FaceFacts,
@@ -32,6 +32,7 @@ from engine.sweeps.groups import (
 from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, ScoreRatio
 from engine.sweeps.risk import rank
 from indexes.base import Ids
+from indexes.joining import NO_PAIRS, Records
 from indexes.joining.join import JoinedGallery, Report
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
@@ -120,7 +121,7 @@ class SweepResult:
     """
 
     task: SweepTask
-    pairs: PairTable
+    pairs: Records
     is_excepted: NDArray[np.bool_]
     same_document_pairs: int
     groups: list[Group]
@@ -248,7 +249,7 @@ def _rank(
         judged=decisions.judged,
     )
     ranking = rank_within_budget(
-        lambda: map(PairTable.of_records, joined.pairs.pieces()),
+        joined.pairs.pieces,
         terms,
         facts,
         earlier=_keep_earlier(task),
@@ -268,13 +269,13 @@ def _rank(
         compared=len(joined.ids),
         new=len(joined.ids) if fresh is None else len(fresh),
         bounds=joined.pairs.bounds,
-        covered=Covered(joined.ids, PairTable.joined([_keep_earlier(task), chosen])),
+        covered=Covered(joined.ids, np.concatenate([_keep_earlier(task), chosen])),
         ranking=ranking,
         expected_true=expect_true((group.risk for group in ranking.groups), decisions.decided),
     )
 
 
-def _keep_within(pairs: PairTable, groups: Sequence[Group]) -> PairTable:
+def _keep_within(pairs: Records, groups: Sequence[Group]) -> Records:
     """The pairs whose both ends are of one group."""
     group_of = {
         key: number
@@ -284,15 +285,16 @@ def _keep_within(pairs: PairTable, groups: Sequence[Group]) -> PairTable:
     }
     left, right = (
         np.array([group_of.get(key, -1) for key in side.tolist()], np.int64)
-        for side in (pairs.left, pairs.right)
+        for side in (pairs["left"], pairs["right"])
     )
-    return pairs.at((left == right) & (left >= 0))
+    within: Records = pairs[(left == right) & (left >= 0)]
+    return within
 
 
-def _keep_earlier(task: SweepTask) -> PairTable:
-    earlier = PairTable.joined([]) if task.known is None else task.known.pairs
+def _keep_earlier(task: SweepTask) -> Records:
+    earlier = NO_PAIRS if task.known is None else task.known.pairs
     # In float64, since numpy would round the threshold to the scores' float32.
-    return earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
+    return earlier[earlier["score"].astype(np.float64) >= task.terms.threshold]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -366,29 +368,29 @@ class _Found:
     """Pairs between two existing documents: the new ones, and all with earlier ones (`whole`)."""
 
     facts: FaceFacts
-    pairs: PairTable
-    whole: PairTable
+    pairs: Records
+    whole: Records
     same_document_pairs: int
 
 
 def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
-    found = PairTable.of_records(joined.pairs.records)
+    found = joined.pairs.records
     earlier = _keep_earlier(task)
-    ends = (found.left, found.right, earlier.left, earlier.right)
+    ends = (found["left"], found["right"], earlier["left"], earlier["right"])
     facts = read_facts(reader, np.unique(np.concatenate(ends)))
     pairs, same_document = _part(found, facts.owners)
-    whole = PairTable.joined([_part(earlier, facts.owners)[0], pairs])
+    whole = np.concatenate([_part(earlier, facts.owners)[0], pairs])
     return _Found(facts, pairs, whole, same_document)
 
 
-def _part(pairs: PairTable, owners: Owners) -> tuple[PairTable, int]:
+def _part(pairs: Records, owners: Owners) -> tuple[Records, int]:
     """The pairs between two existing documents, and the number within one document."""
-    left, right = owners.of(pairs.left), owners.of(pairs.right)
+    left, right = owners.of(pairs["left"]), owners.of(pairs["right"])
     there = (left >= 0) & (right >= 0)
     between = there & (left != right)
-    return pairs.at(between), int(there.sum() - between.sum())
+    return pairs[between], int(there.sum() - between.sum())
 
 
-def _find_excepted(pairs: PairTable, facts: FaceFacts) -> NDArray[np.bool_]:
-    one, other = facts.owners.of(pairs.left), facts.owners.of(pairs.right)
+def _find_excepted(pairs: Records, facts: FaceFacts) -> NDArray[np.bool_]:
+    one, other = facts.owners.of(pairs["left"]), facts.owners.of(pairs["right"])
     return mark_exceptions(one, other, facts.exceptions)

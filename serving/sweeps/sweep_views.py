@@ -18,11 +18,11 @@ from engine.registry.database import new_id
 from engine.registry.store import Reader
 from engine.registry.sweeps import SweepChange
 from engine.registry.writer import ChangeRunner, Writer
-from engine.sweeps.clustering import PairTable
 from engine.sweeps.estimate import ExpectedSweep, GallerySize, SweepOrder, expect
 from engine.sweeps.folder import Covered, GroupFile, SweepFolder
 from engine.sweeps.report.contents import describe_term
 from indexes.exact.device import open_scanner
+from indexes.joining import NO_PAIRS
 from indexes.joining.join import measure_pace
 from schema.decisions import Comparison
 from schema.sweeps import Group, GroupKind, SweepRecord, SweepScope, SweepState, SweepTerms
@@ -182,7 +182,7 @@ def find_known(
         return None
     if last is None:
         none = np.empty(0, np.int64)
-        return Covered(none, PairTable(none, none, np.empty(0, np.float32)))
+        return Covered(none, NO_PAIRS)
     if is_whole and last.terms.budget is not None:
         raise RegistryError(
             f"sweep {last.id} kept only what its budget had room for: give a budget again, or "

@@ -15,7 +15,7 @@ from engine.matching.documents import read_birth, read_serial
 from engine.registry.database import new_id
 from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import Owners, PairTable
+from engine.sweeps.clustering import Owners
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import FaceFacts, without_documents
 from engine.sweeps.likelihood import (
@@ -33,6 +33,7 @@ from engine.sweeps.likelihood import (
     log_ratios,
 )
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
+from indexes.joining import NO_PAIRS, RECORD, Records
 from indexes.joining.join import join_gallery
 from schema.cases import Outcome
 from schema.sweeps import Identity, SweepScope, SweepTerms
@@ -44,12 +45,10 @@ THRESHOLD = 0.5
 CLOSE, FAR = 0.52, 0.55
 PEOPLE = 2_000
 NONE = np.empty(0, np.int64)
-NO_PAIRS = PairTable(NONE, NONE, np.empty(0, np.float32))
 
 
-def table(*pairs: tuple[int, int, float]) -> PairTable:
-    left, right, scores = zip(*pairs, strict=True)
-    return PairTable(np.array(left), np.array(right), np.array(scores, np.float32))
+def table(*pairs: tuple[int, int, float]) -> Records:
+    return np.array(list(pairs), RECORD)
 
 
 def openings(minutes: Mapping[int, tuple[int, int]], people: int = PEOPLE) -> Openings:
@@ -69,7 +68,7 @@ def nothing_near(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
     return rows, np.zeros((len(rows), 8), np.float32)
 
 
-def rank(pairs: PairTable, known: Openings, **given: object) -> Ranking:
+def rank(pairs: Records, known: Openings, **given: object) -> Ranking:
     rows = np.arange(PEOPLE)
     facts = FaceFacts(Owners(rows, rows), np.empty((0, 2), np.int64), identities_of)
     terms = BudgetTerms(
@@ -83,10 +82,9 @@ def rank(pairs: PairTable, known: Openings, **given: object) -> Ranking:
     )
     terms = replace(terms, **{key: given.pop(key) for key in list(given) if hasattr(terms, key)})
 
-    def pieces() -> Iterator[PairTable]:
+    def pieces() -> Iterator[Records]:
         for start in range(0, len(pairs), 100):
-            at = slice(start, start + 100)
-            yield PairTable(pairs.left[at], pairs.right[at], pairs.scores[at])
+            yield pairs[start : start + 100]
 
     return rank_within_budget(
         pieces, terms, facts, earlier=NO_PAIRS, read_vectors=nothing_near, **given

@@ -19,6 +19,7 @@ from engine.sweeps.clustering import (
     _Ties,
     cluster_links,
     find_near,
+    make_links,
 )
 from engine.sweeps.groups import strongest_tree
 
@@ -28,7 +29,7 @@ Scores = dict[tuple[int, int], float]
 def table(links: Scores) -> LinkTable:
     """A table of these links, in the order given."""
     ends = np.array(list(links), np.int64).reshape(-1, 2)
-    return LinkTable.of(ends[:, 0], ends[:, 1], np.array(list(links.values()), np.float32))
+    return make_links(ends[:, 0], ends[:, 1], np.array(list(links.values()), np.float32))
 
 
 def members(links: Scores) -> list[list[int]]:
@@ -63,7 +64,7 @@ def test_two_strangers_linked_through_a_third_are_split_at_the_weaker_link() -> 
     links = {(1, 2): 0.9, (2, 3): 0.8}
     (cluster,) = cluster_links(table(links))
     assert cluster.members.tolist() == [1, 2]
-    assert (cluster.severed.left.tolist(), cluster.severed.right.tolist()) == ([2], [3])
+    assert (cluster.severed["left"].tolist(), cluster.severed["right"].tolist()) == ([2], [3])
 
 
 RING, OTHER = list(range(6)), list(range(10, 15))
@@ -178,13 +179,13 @@ def test_no_link_is_lost_and_no_document_is_in_two_clusters(drawn: tuple[Scores,
         pair
         for cluster in clusters
         for part in (cluster.links, cluster.severed)
-        for pair in zip(part.left.tolist(), part.right.tolist(), strict=True)
+        for pair in zip(part["left"].tolist(), part["right"].tolist(), strict=True)
     }
     assert described == set(links)
     for cluster in clusters:
         own = set(cluster.members.tolist())
-        assert set(cluster.links.left.tolist()) | set(cluster.links.right.tolist()) == own
-        for pair in zip(cluster.severed.left, cluster.severed.right, strict=True):
+        assert set(cluster.links["left"].tolist()) | set(cluster.links["right"].tolist()) == own
+        for pair in zip(cluster.severed["left"], cluster.severed["right"], strict=True):
             assert len(own & {int(one) for one in pair}) == 1
 
 
@@ -207,7 +208,7 @@ def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
     left, right = rng.integers(0, 40_000, (2, 50_000))
     scores = rng.uniform(0.5, 0.7, 50_000).astype(np.float32)
     kept = left != right
-    clusters = cluster_links(LinkTable.of(left[kept], right[kept], scores[kept]))
+    clusters = cluster_links(make_links(left[kept], right[kept], scores[kept]))
     sizes = np.array([len(cluster.members) for cluster in clusters])
     assert sizes.min() == 2
     assert sizes.max() <= 4
@@ -217,7 +218,7 @@ def are_connected(cluster: Cluster) -> bool:
     """Whether links connect all members."""
     reached, grown = {int(cluster.members[0])}, True
     while grown:
-        ends = zip(cluster.links.left.tolist(), cluster.links.right.tolist(), strict=True)
+        ends = zip(cluster.links["left"].tolist(), cluster.links["right"].tolist(), strict=True)
         more = {one for pair in ends if reached & set(pair) for one in pair}
         grown = not more <= reached
         reached |= more
@@ -229,7 +230,7 @@ def describe(clusters: list[Cluster]) -> list[list[object]]:
         [
             cluster.members.tolist(),
             *(
-                [part.left.tolist(), part.right.tolist(), part.scores.tolist()]
+                [part["left"].tolist(), part["right"].tolist(), part["score"].tolist()]
                 for part in (cluster.links, cluster.severed)
             ),
         ]
@@ -286,7 +287,7 @@ def owners(*documents: int) -> Owners:
 
 def links(*pairs: tuple[int, int]) -> LinkTable:
     ends = np.array(pairs, np.int64).reshape(-1, 2)
-    return LinkTable.of(ends[:, 0], ends[:, 1], np.full(len(ends), 0.8, np.float32))
+    return make_links(ends[:, 0], ends[:, 1], np.full(len(ends), 0.8, np.float32))
 
 
 def reading(rows: NDArray[np.float32]) -> ReadVectors:
@@ -294,7 +295,7 @@ def reading(rows: NDArray[np.float32]) -> ReadVectors:
 
 
 def pairs_of(found: LinkTable) -> list[tuple[int, int]]:
-    return list(zip(found.left.tolist(), found.right.tolist(), strict=True))
+    return list(zip(found["left"].tolist(), found["right"].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("angle", "expected"), [(50.0, []), (55.0, [(10, 12)]), (60.0, [])])
@@ -313,7 +314,7 @@ def test_the_score_is_the_best_of_all_references_of_two_documents() -> None:
     known = owners(10, 11, 12, 12)
     found = find_near(links((10, 11), (11, 12)), known, NO_PAIRS, reading(rows), THRESHOLD)
     assert pairs_of(found) == [(10, 12)]
-    assert found.scores[0] == pytest.approx(np.cos(np.radians(55)))
+    assert found["score"][0] == pytest.approx(np.cos(np.radians(55)))
 
 
 def test_judged_pairs_are_never_near() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from engine.errors import RegistryError
 from engine.registry.database import new_id
-from engine.sweeps.clustering import PairTable
 from engine.sweeps.folder import Covered, SweepFolder, SweepStatus
 from indexes.atomic_files import replacing
+from indexes.joining import RECORD
 from schema.sweeps import SweepProgress
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path) -> SweepFolder:
 
 
 def covered() -> Covered:
-    pairs = PairTable(np.array([1, 3]), np.array([2, 9]), np.array([0.5, 0.75], np.float32))
+    pairs = np.array([(1, 2, 0.5), (3, 9, 0.75)], RECORD)
     return Covered(np.array([1, 2, 3, 9]), pairs)
 
 
@@ -30,9 +30,7 @@ def test_covered_references_are_loaded_as_saved(folder) -> None:
     folder.save_covered(covered())
     again = folder.load_covered()
     np.testing.assert_array_equal(again.ids, covered().ids)
-    np.testing.assert_array_equal(again.pairs.left, covered().pairs.left)
-    np.testing.assert_array_equal(again.pairs.right, covered().pairs.right)
-    np.testing.assert_array_equal(again.pairs.scores, covered().pairs.scores)
+    np.testing.assert_array_equal(again.pairs, covered().pairs)
 
 
 @pytest.mark.parametrize("name", ["covered.bin", "found.bin"])

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sweeps.clustering import Owners, PairTable
+from engine.sweeps.clustering import Owners
 from engine.sweeps.groups import (
     FaceFacts,
     ForeignFace,
@@ -20,6 +20,7 @@ from engine.sweeps.groups import (
     groups_of_lines,
 )
 from engine.sweeps.sweep_run import number_exceptions
+from indexes.joining import RECORD, Records
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link
 
 THRESHOLD = 0.6
@@ -41,9 +42,8 @@ def identity(number: int, *more: int) -> Identity:
     return Identity(f"doc-{number:03d}", (number, *more))
 
 
-def pairs(scores: dict[tuple[int, int], float]) -> PairTable:
-    ends = np.array(list(scores), np.int64).reshape(-1, 2)
-    return PairTable(ends[:, 0], ends[:, 1], np.array(list(scores.values()), np.float32))
+def pairs(scores: dict[tuple[int, int], float]) -> Records:
+    return np.array([(*ends, score) for ends, score in scores.items()], RECORD)
 
 
 def ids(group: Group) -> list[str]:

@@ -2,17 +2,15 @@
 
 import numpy as np
 
-from engine.sweeps.clustering import LinkTable, Owners, PairTable, link_documents
+from engine.sweeps.clustering import LinkTable, Owners, link_documents
 from engine.sweeps.sweep_run import number_exceptions
+from indexes.joining import RECORD, Records
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 
 
-def pairs(*rows: tuple[int, int, float]) -> PairTable:
-    left, right, scores = zip(*rows, strict=True) if rows else ((), (), ())
-    return PairTable(
-        np.array(left, np.int64), np.array(right, np.int64), np.array(scores, np.float32)
-    )
+def pairs(*rows: tuple[int, int, float]) -> Records:
+    return np.array(list(rows), RECORD)
 
 
 def owners(**documents: list[int]) -> Owners:
@@ -25,12 +23,7 @@ def owners(**documents: list[int]) -> Owners:
 
 
 def rows_of(links: LinkTable) -> list[tuple[int, int, float]]:
-    return [
-        (left, right, round(score, 4))
-        for left, right, score in zip(
-            links.left.tolist(), links.right.tolist(), links.scores.tolist(), strict=True
-        )
-    ]
+    return [(left, right, round(score, 4)) for left, right, score in links.tolist()]
 
 
 def test_several_pairs_of_two_documents_are_one_link_with_the_highest_score() -> None:

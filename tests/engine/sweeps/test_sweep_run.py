@@ -58,7 +58,7 @@ def sweep(registry, tmp_path) -> Callable[..., SweepResult]:
 
 
 def pairs_of(result: SweepResult) -> set[tuple[int, int]]:
-    return set(zip(result.pairs.left.tolist(), result.pairs.right.tolist(), strict=True))
+    return set(zip(result.pairs["left"].tolist(), result.pairs["right"].tolist(), strict=True))
 
 
 def members_of(result: SweepResult) -> set[frozenset[str]]:
@@ -120,8 +120,8 @@ def test_judged_pairs_are_marked_and_make_no_group(
     excepted = {
         tuple(map(registry.documents.get, (left, right)))
         for left, right in zip(
-            result.pairs.left[result.is_excepted].tolist(),
-            result.pairs.right[result.is_excepted].tolist(),
+            result.pairs["left"][result.is_excepted].tolist(),
+            result.pairs["right"][result.is_excepted].tolist(),
             strict=True,
         )
     }
@@ -236,8 +236,8 @@ task = SweepTask(
 task.folder.make()
 join = partial(join_gallery, gallery, tile_rows=64)
 result = run_sweep(task, join, store, read_vectors=gallery.held, progress=report)
-rows = zip(result.pairs.left.tolist(), result.pairs.right.tolist(), result.pairs.scores.tolist())
-print(json.dumps([[group.key for group in result.groups], list(rows)]), flush=True)
+keys = [group.key for group in result.groups]
+print(json.dumps([keys, result.pairs.tolist()]), flush=True)
 """
 
 

@@ -86,7 +86,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     assert parquet.read_table(folder.pairs).num_rows == TWICE + 2 - 3
     covered = folder.load_covered()
     references = [key for one in gone for key in one.reference_ids]
-    assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
+    assert not np.isin([covered.pairs["left"], covered.pairs["right"]], references).any()
     with pytest.raises(Exception, match="no such group"):
         manager.views.group(done.id, two.key)
     assert manager.plan(SweepOrder(scope=SweepScope.NEW)).new_references == 0
