@@ -38,12 +38,10 @@ from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
 from engine.imports.row_faces import FaceLoader, PhotographFolder
 from engine.imports.row_parser import FACES, ColumnMapping, Field, ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, Source, open_source
-from engine.matching.comparison import WatchList
 from engine.matching.samples import Sample, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
-from indexes.gallery import Gallery
 from schema.actors import Role
 from schema.reasons import PhotographKind
 from serving.deployment.deployment import Deployment
@@ -210,24 +208,10 @@ def _open_writer(
     deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack, *, is_served: bool
 ) -> tuple[ChunkWriter, int]:
     """The writer of the rows, and the row up to which that is done."""
-
-    def plan_by(gallery: Gallery, watch: WatchList) -> ChunkPlanner:
-        return ChunkPlanner(
-            registry=deployment.store,
-            gallery=gallery,
-            watch=watch,
-            actor=order.actor,
-            same_document=deployment.thresholds.same_document,
-            review=deployment.thresholds.review,
-            crops=deployment.settings.crops,
-            unkept=deployment.people.unkept,
-        )
-
     if order.is_check:
         report = FaultReport(order.report, source.columns)
         stack.callback(report.close)
-        planner = plan_by(deployment.restored.gallery, deployment.watchlist)
-        return DryRunWriter(planner, report), 0
+        return DryRunWriter(ChunkPlanner(deployment.judge, order.actor), report), 0
     # First: two imports of one file must not write one journal.
     stack.enter_context(_claim(order.report))
     admit: AdmitChunk
@@ -236,7 +220,7 @@ def _open_writer(
         admit = partial(_admit, stack.enter_context(asked), deployment.vault)
     else:
         registrar = deployment.registrar
-        admit = LocalAdmission(registrar, plan_by(registrar.gallery, registrar.watchlist))
+        admit = LocalAdmission(registrar, ChunkPlanner(deployment.judge, order.actor))
     journal = _open_journal(deployment, order, source)
     stack.callback(journal.close)
     last = journal.entry

@@ -8,7 +8,7 @@ those of an import that had the registry for itself, wherever either side ends.
 
 import hashlib
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -30,8 +30,8 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.comparison import WatchList
 from engine.matching.documents import CheckedDocument
+from engine.matching.judge import Judge
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.samples import Sample
@@ -40,9 +40,7 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from indexes.gallery import Gallery
 from schema.documents import AdmittedRow
-from schema.options import NO_CROPS, CropPolicy
 from schema.people import Consent
 from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, About, PhotographKind, Reason
 
@@ -80,30 +78,21 @@ AdmitChunk = Callable[[Chunk, str | None], ChunkAnswer]
 """Plans a chunk (None), or commits the plan of this digest; else it gives a new plan."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ChunkPlanner:
-    """Decides on subscribers by a registry, its gallery and its watch-list.
+    """Decides on subscribers by the registry, the gallery and the watch-list of the judge, and its
+    thresholds `same_document` (holder's reference) and `review` (look-alikes, watch-list)."""
 
-    Thresholds are `same_document` (holder's reference) and `review` (look-alikes, watch-list);
-    `crops` says which faces are kept of the references, `unkept` of which carriers nothing is.
-    """
-
-    registry: Reader
-    gallery: Gallery
-    watch: WatchList
+    judge: Judge
     actor: str
-    same_document: float
-    review: float
-    crops: CropPolicy = NO_CROPS
-    unkept: Container[str] = frozenset()
 
     def plan(
         self, subscribers: Sequence[Subscriber], known: HolderCache
     ) -> tuple[AdmissionPlan, tuple[AdmittedRow, ...]]:
         """The plan, and what it says of each; changes nothing."""
-        plan = plan_admission(
-            self.registry, self.gallery, known, subscribers, self.same_document, self.unkept
-        )
+        judge = self.judge
+        terms = (judge.thresholds.same_document, judge.unkept)
+        plan = plan_admission(judge.store, judge.gallery, known, subscribers, *terms)
         both = zip(subscribers, plan.admissions, strict=True)
         # Who is refused is not looked for: of some carriers nobody may be.
         watched = self._find_watched([one for one, made in both if made.refusal is None])
@@ -130,19 +119,19 @@ class ChunkPlanner:
         """Makes a plan durable; on the writer's thread."""
         admit_planned(
             writer,
-            self.gallery,
+            self.judge.gallery,
             plan,
             actor=self.actor,
             subject=chunk.import_id,
             detail={"chunk": chunk.number, "rows": chunk.rows, "failed": chunk.failed},
-            crops=self.crops,
+            crops=self.judge.crops,
         )
 
     def commit_planned(self, writer: Writer, chunk: Chunk, planned: str) -> ChunkAnswer:
         """Makes the chunk durable if its plan is still the one with this digest; else the new plan,
         and nothing is changed. Asked again for what is durable it says so. On the writer's
         thread."""
-        if was_committed(self.registry, chunk.import_id, chunk.number, chunk.audit_number):
+        if was_committed(self.judge.store, chunk.import_id, chunk.number, chunk.audit_number):
             return ChunkAnswer((), is_committed=True)
         plan, rows = self.plan(chunk.subscribers, HolderCache())
         answer = ChunkAnswer(rows)
@@ -153,13 +142,14 @@ class ChunkPlanner:
 
     def _find_watched(self, subscribers: Sequence[Subscriber]) -> Iterator[bool]:
         """True for each that is on the watch-list, by face or document."""
-        if not subscribers or not len(self.watch):
+        watch, review = self.judge.watch, self.judge.thresholds.review
+        if not subscribers or not len(watch):
             yield from [False] * len(subscribers)
             return
-        hits = self.watch.search(np.stack([one.vector for one in subscribers]), self.review).hits
+        hits = watch.search(np.stack([one.vector for one in subscribers]), review).hits
         for place, one in enumerate(subscribers):
-            lookup = document_look_up(self.registry.vault, one.document)
-            yield len(hits.of(place)[0]) > 0 or self.watch.has_document(lookup)
+            lookup = document_look_up(self.judge.vault, one.document)
+            yield len(hits.of(place)[0]) > 0 or watch.has_document(lookup)
 
     def _count_look_alikes(self, subscribers: Sequence[Subscriber], plan: AdmissionPlan) -> int:
         """Counts the admitted that match another document's face, in the gallery or of an earlier
@@ -172,9 +162,10 @@ class ChunkPlanner:
         if not admitted:
             return 0
         vectors, documents = np.stack([one for one, _ in admitted]), [key for _, key in admitted]
-        hits = self.gallery.range_search(vectors, self.review).hits
+        review = self.judge.thresholds.review
+        hits = self.judge.gallery.range_search(vectors, review).hits
         # A damaged reference is nobody's.
-        owners = read_apart(np.unique(hits.ids).tolist(), self.registry.documents_of)
+        owners = read_apart(np.unique(hits.ids).tolist(), self.judge.store.documents_of)
         is_known = np.array(
             [
                 any(owners.get(int(key), own) != own for key in hits.of(place)[0])
@@ -183,7 +174,7 @@ class ChunkPlanner:
         )
         _, codes = np.unique(np.array(documents), return_inverse=True)
         # This product is rounded differently from a score, which does not matter for a count.
-        is_alike = np.tril(vectors @ vectors.T >= self.review, -1)
+        is_alike = np.tril(vectors @ vectors.T >= review, -1)
         found = is_known | (is_alike & (codes[:, None] != codes)).any(axis=1)
         return int(np.count_nonzero(found))
 

@@ -401,16 +401,7 @@ class Operations:
 
         opened = self._opened
         chunk = open_chunk(opened.store.vault, sealed)
-        planner = ChunkPlanner(
-            registry=opened.store,
-            gallery=opened.gallery,
-            watch=opened.registrar.watchlist,
-            actor=self._context.actor,
-            same_document=opened.thresholds.same_document,
-            review=opened.thresholds.review,
-            crops=opened.deployment.settings.crops,
-            unkept=opened.registrar.unkept,
-        )
+        planner = ChunkPlanner(opened.deployment.judge, self._context.actor)
         if planned is None:
             return planner.answer(chunk, is_beside_writer=True)[1]
         return self._runner.run(lambda writer, _: planner.commit_planned(writer, chunk, planned))

@@ -4,7 +4,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -170,15 +170,7 @@ class Importer:
             last = journal.entry
             size = None if last is None else last.report_bytes
             report = FaultReport(self.report(path), source.columns, size)
-            planner = ChunkPlanner(
-                registry=self.store,
-                gallery=registrar.gallery,
-                watch=registrar.watchlist,
-                actor="test",
-                same_document=THRESHOLDS.same_document,
-                review=THRESHOLDS.review,
-                crops=self.crops,
-            )
+            planner = ChunkPlanner(replace(registrar._judge, crops=self.crops), "test")
             chunk_writer: ChunkWriter
             if is_check:
                 chunk_writer = DryRunWriter(planner, report)
