@@ -26,7 +26,6 @@ from engine.registry.damage import find_damage, is_checked_whole
 from engine.registry.database import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import MOST_SEALS
-from engine.registry.webhooks import Webhooks
 from engine.retention.job import find_clock_fault
 from indexes.errors import IndexFault
 from indexes.exact.intrinsics import is_private, machine_code_folder
@@ -266,7 +265,7 @@ EVENTS_LATE = timedelta(hours=1)
 
 def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
     """Examines whether events arrive; nothing where there is no webhook."""
-    webhooks = Webhooks(deployment.store.engine, deployment.vault)
+    webhooks = deployment.store.webhooks
     found = [(one, webhooks.measure(one)) for one in webhooks.find_all()]
     if not found:
         return

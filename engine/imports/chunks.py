@@ -148,7 +148,7 @@ class ChunkPlanner:
             return
         hits = watch.search(np.stack([one.vector for one in subscribers]), review).hits
         for place, one in enumerate(subscribers):
-            lookup = document_look_up(self.judge.vault, one.document)
+            lookup = document_look_up(self.judge.store.vault, one.document)
             yield len(hits.of(place)[0]) > 0 or watch.has_document(lookup)
 
     def _count_look_alikes(self, subscribers: Sequence[Subscriber], plan: AdmissionPlan) -> int:

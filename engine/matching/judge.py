@@ -38,7 +38,6 @@ from engine.registry.people import Standing
 from engine.registry.references import NewReference
 from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
-from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import DecidedEnrollment, OpenedCase, RecordedEvidence
@@ -121,7 +120,6 @@ class AttemptBatch:
     def __init__(
         self,
         registry: Reader,
-        vault: Vault,
         gallery: Gallery,
         writer: Writer,
         attempts: Sequence[Attempt],
@@ -130,7 +128,7 @@ class AttemptBatch:
         now: datetime,
         unkept: Container[str],
     ) -> None:
-        self.registry, self.vault, self.attempts, self.now = registry, vault, attempts, now
+        self.registry, self.attempts, self.now = registry, attempts, now
         self.comparisons, self.expect_false, self.unkept = comparisons, expect_false, unkept
         self._writer = writer
         self.checks: dict[type[DecisionCheck], DecisionCheck] = {}
@@ -308,7 +306,6 @@ class Judge:
     """Judges batches in arrival order, each attempt against all before it; commits nothing."""
 
     store: Store
-    vault: Vault
     gallery: Gallery
     watch: WatchList
     thresholds: Thresholds
@@ -327,7 +324,7 @@ class Judge:
 
     def intake(self, registry: Reader | None = None) -> Intake:
         """What sorts its requests."""
-        return Intake(registry or self.store, self.vault, self.time_zone)
+        return Intake(registry or self.store, self.time_zone)
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -367,7 +364,7 @@ class Judge:
             found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
             comparisons = self._compare(attempts, found, thresholds)
             given = (attempts, comparisons, self.false_candidates, now, self.unkept)
-            batch = AttemptBatch(registry, self.vault, self.gallery, writer, *given)
+            batch = AttemptBatch(registry, self.gallery, writer, *given)
             batch.read(self.checks)
             decided = (self._decide(place, thresholds, batch) for place in range(len(attempts)))
             try:
@@ -450,7 +447,7 @@ class Judge:
         batch.writes += [entry, record, StoredAnswer(*stored)]
         batch.writes += choose_crops(
             self.crops if made.may_keep else NO_CROPS,
-            self.vault,
+            self.store.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=key,
             document_id=decided.document_id,

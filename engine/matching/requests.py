@@ -350,10 +350,9 @@ def restricted(restriction: str) -> str:
 class Intake:
     """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
 
-    def __init__(self, store: Reader, vault: Vault, time_zone: str = DEFAULT_TIME_ZONE) -> None:
+    def __init__(self, store: Reader, time_zone: str = DEFAULT_TIME_ZONE) -> None:
         """`time_zone` is that of outlets which have none, and whose carriers have none."""
-        self._store = store
-        self._vault = vault
+        self._store, self._vault = store, store.vault
         self._time_zone = time_zone
 
     def sort(

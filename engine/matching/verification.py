@@ -34,7 +34,6 @@ from engine.registry.lines import LineRecord
 from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import Write
 from engine.registry.store import Reader
-from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin
@@ -368,7 +367,6 @@ class ProofComparison:
 
     runner: ChangeRunner
     registry: Reader
-    vault: Vault
     guard: Guard
     shown: RecordedProof
     people: PeopleRules
@@ -392,7 +390,7 @@ class ProofComparison:
         self, target: str, presented: Document, threshold: float, writer: Writer, now: datetime
     ) -> HolderCheck:
         """The answer; one transaction keeps the proof, used from now on, and all that follows."""
-        token, caller = name_proof(self.vault, self.shown), self.caller
+        token, caller = name_proof(self.registry.vault, self.shown), self.caller
         refusal = self._weigh(token, now).refusal
         row = record_proof(self.shown, refusal, token, now, caller.carrier, caller.outlet)
         failed = self.guard.count(is_failure=True)

@@ -8,7 +8,6 @@ from typing import Literal
 import typer
 
 from engine.registry.events import open_place
-from engine.registry.webhooks import Webhooks
 from serving.cli.inputs import CONFIG_OPTION, HOME_OPTION, argument, option
 from serving.cli.output import Answer, Call, Listing, columns, command, done, escape
 from serving.deployment.deployment import Deployment
@@ -34,7 +33,7 @@ def create_webhook(
 @command("webhooks list")
 def list_webhooks(call: Call) -> Answer:
     """List the webhooks, with what waits for each."""
-    registry = _registry(call)
+    registry = call.store.webhooks
     found = tuple(keeper.webhook(registry, one) for one in registry.find_all())
     shown = columns("webhook_id sink types carrier state waiting dead")
     shown |= {
@@ -47,7 +46,7 @@ def list_webhooks(call: Call) -> Answer:
 @command("webhooks show")
 def show_webhook(call: Call, webhook_id: str = WEBHOOK_ID) -> Answer:
     """Show a webhook, with what waits for it."""
-    registry = _registry(call)
+    registry = call.store.webhooks
     return _describe(keeper.webhook(registry, registry.find(webhook_id)))
 
 
@@ -87,7 +86,7 @@ def send_example(
     kind: str = option("As line.opened.", "TYPE", "--type", default=...),
 ) -> Answer:
     """Send an example of an event to a webhook, signed and once; ends with 1 if it is not taken."""
-    found, deployment = _registry(call).find(webhook_id), call.deployment
+    found, deployment = call.store.webhooks.find(webhook_id), call.deployment
     event = keeper.make_example(found, kind, deployment.vault.deployment_id)
     call.note("webhook.tested", webhook_id, {"type": event.type})
     sent = asyncio.run(keeper.send_example(found, event, deployment.settings.webhooks))
@@ -116,7 +115,7 @@ def list_dead_letters(
 ) -> Answer:
     """List the events that are tried no more."""
     begin = open_place(call.store, after, None)
-    found = _registry(call).list_dead(webhook_id, begin, limit, carrier=None)
+    found = call.store.webhooks.list_dead(webhook_id, begin, limit, carrier=None)
     page = keeper.dead_letters(found, limit, call.deployment.vault, None)
     shown = columns("event.type event.subject attempts fault")
     table = Listing(page.dead_letters, {"event": "event.id"} | shown, "No dead letter.")
@@ -150,10 +149,6 @@ def deliver_events(config: Path | None = CONFIG_OPTION, home: Path | None = HOME
     settings = load_settings(folder, config)
     with Deployment(folder, settings) as deployment:
         deliver(deployment, open_log(None, settings.serve.log_level, "webhooks"))
-
-
-def _registry(call: Call) -> Webhooks:
-    return Webhooks(call.store.engine, call.deployment.vault)
 
 
 def _changes(call: Call) -> keeper.WebhookChanges:

@@ -384,7 +384,6 @@ class Deployment:
     def judge(self) -> Judge:
         return Judge(
             store=self.store,
-            vault=self.vault,
             gallery=self.restored.gallery,
             watch=self.watchlist,
             thresholds=self.thresholds,

@@ -192,7 +192,6 @@ class Operations:
             return verification.ProofComparison(
                 runner=self._runner,
                 registry=self._opened.store,
-                vault=deployment.vault,
                 guard=guard,
                 shown=shown,
                 people=deployment.people,
@@ -216,7 +215,6 @@ class Operations:
         evidence = LivenessOfVerification(
             runner=self._runner,
             registry=self._opened.store,
-            vault=deployment.vault,
             terms=deployment.liveness.terms,
             result=shown.liveness,
             judged=shown.judged,

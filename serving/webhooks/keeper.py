@@ -50,7 +50,7 @@ def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
             loop.add_signal_handler(number, stopping.set)
         await Deliverer(webhooks, deployment.settings.webhooks, log).run(stopping)
 
-    webhooks = Webhooks(deployment.store.engine, deployment.vault)
+    webhooks = deployment.store.webhooks
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(webhooks))
 
@@ -64,7 +64,7 @@ class DeliveryKeeper(PeriodicJob):
     def __init__(self, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> None:
         super().__init__(log)
         self._deployment, self._meter = deployment, meter
-        self._webhooks = Webhooks(deployment.store.engine, deployment.vault)
+        self._webhooks = deployment.store.webhooks
         self._child: subprocess.Popen[bytes] | None = None
 
     def _work(self) -> float:
@@ -131,7 +131,7 @@ class WebhookChanges:
 
     def __init__(self, deployment: Deployment, actor: str, carrier: str | None = None) -> None:
         self._settings = deployment.settings.webhooks
-        self._registry = Webhooks(deployment.store.engine, deployment.vault)
+        self._registry = deployment.store.webhooks
         self._actor, self._carrier = actor, carrier
 
     def create(self, asked: webhooks.NewWebhook) -> webhooks.WebhookSecret:

@@ -56,12 +56,7 @@ class Moment(datetime):
     @classmethod
     def of(cls, moment: datetime) -> Self:
         """The same moment as this type."""
-        return cls(
-            *(moment.year, moment.month, moment.day),
-            *(moment.hour, moment.minute, moment.second, moment.microsecond),
-            moment.tzinfo,
-            fold=moment.fold,
-        )
+        return cls.combine(moment, moment.timetz())
 
     @classmethod
     def of_optional(cls, moment: datetime | None) -> Self | None:

@@ -248,15 +248,11 @@ class LivenessBatch:
     """Weighs the results of a batch, in order: each is taken once, here and ever before."""
 
     def __init__(
-        self,
-        terms: LivenessTerms,
-        vault: Vault,
-        registry: Reader,
-        results: Sequence[RecordedLiveness | None],
+        self, terms: LivenessTerms, registry: Reader, results: Sequence[RecordedLiveness | None]
     ) -> None:
         self._terms = terms
-        self._vault = vault
-        names = [name for one in results if one and (name := name_token(vault, one))]
+        self._vault = registry.vault
+        names = [name for one in results if one and (name := name_token(self._vault, one))]
         self._used = registry.used_liveness(names) if names else set()
 
     def weigh(
@@ -286,7 +282,6 @@ class LivenessOfVerification:
 
     runner: ChangeRunner
     registry: Reader
-    vault: Vault
     terms: LivenessTerms
     result: RecordedLiveness | None
     judged: Judged | None
@@ -308,7 +303,7 @@ class LivenessOfVerification:
             raise error
 
     def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
-        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
+        batch = LivenessBatch(self.terms, self.registry, [self.result])
         weighed = batch.spend(
             batch.weigh(self.result, LivenessUse.VERIFICATION, self.caller.carrier)
         )
@@ -384,7 +379,7 @@ class LivenessCheck(DecisionCheck):
     def __init__(self, batch: AttemptBatch, terms: LivenessTerms) -> None:
         super().__init__(batch, terms)
         results = [one.request.liveness for one in batch.attempts]
-        self._results = LivenessBatch(terms, batch.vault, batch.registry, results)
+        self._results = LivenessBatch(terms, batch.registry, results)
         self._weighed: dict[int, tuple[Weighed | None, Judgement | None]] = {}
 
     @classmethod

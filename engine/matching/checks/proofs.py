@@ -314,4 +314,4 @@ class Proofs:
             self._opened |= {one: way for one in opened if one is not None}
 
     def _name(self, shown: RecordedProof | None) -> bytes | None:
-        return name_proof(self._batch.vault, shown)
+        return name_proof(self._batch.registry.vault, shown)

@@ -158,7 +158,7 @@ def _answer_early(
     with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
     asked = _read_request(parts, principal, key, body)
     with parts.store.reading() as registry:
-        return asked, Intake(registry, parts.vault).sort([asked], utc_now())[0]
+        return asked, Intake(registry).sort([asked], utc_now())[0]
 
 
 def _require_capture_time(captured_at: datetime) -> None:

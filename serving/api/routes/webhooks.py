@@ -5,7 +5,6 @@ import asyncio
 from msgspec import structs
 
 from engine.registry.events import open_place, read_page
-from engine.registry.webhooks import Webhooks as Registry
 from serving.access.authorization import scope_of
 from serving.api.request import Request, note
 from serving.errors import Forbidden
@@ -31,14 +30,14 @@ async def create_webhook(
 
 def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
     """The webhooks of a carrier, or all of them, with what waits for each."""
-    registry = _registry(parts)
+    registry = parts.store.webhooks
     found = registry.find_all(scope_of(request.caller))
     return wire.Webhooks(tuple(keeper.webhook(registry, one) for one in found))
 
 
 def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
     """A webhook, with what waits for it."""
-    registry = _registry(parts)
+    registry = parts.store.webhooks
     return keeper.webhook(registry, registry.find(webhook_id, scope_of(request.caller)))
 
 
@@ -78,7 +77,7 @@ def list_dead_letters(
     """The events that were given up, with why the last attempt failed."""
     carrier = scope_of(request.caller)
     begin = open_place(parts.store, query.after, carrier)
-    found = _registry(parts).list_dead(webhook_id, begin, query.limit, carrier=carrier)
+    found = parts.store.webhooks.list_dead(webhook_id, begin, query.limit, carrier=carrier)
     return keeper.dead_letters(found, query.limit, parts.vault, carrier)
 
 
@@ -98,15 +97,11 @@ async def send_example(
     It is sent once, is no part of the feed, and has `example` in its data.
     """
     given = (webhook_id, scope_of(request.caller))
-    found = await asyncio.to_thread(_registry(parts).find, *given)
+    found = await asyncio.to_thread(parts.store.webhooks.find, *given)
     event = keeper.make_example(found, body.type, parts.vault.deployment_id)
     parts.authenticator.charge(request.caller, keeper.EXAMPLE_ITEMS)
     await note(parts, request, "webhook.tested", webhook_id, type=event.type)
     return await keeper.send_example(found, event, parts.deployment.settings.webhooks)
-
-
-def _registry(parts: Parts) -> Registry:
-    return Registry(parts.store.engine, parts.vault)
 
 
 def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:

@@ -194,7 +194,6 @@ class Lab:
         terms = (look_ups, liveness, lines, people, limits)
         judge = Judge(
             store=self.store,
-            vault=self.vault,
             gallery=gallery,
             watch=watchlist or WatchList(self.vault.dim, self.store.watchlist()),
             thresholds=THRESHOLDS,

@@ -177,7 +177,7 @@ def test_an_exception_gets_nobody_past_an_authority_that_rejects(
 
 def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab) -> None:
     shown = lab.guardian(lab.people.person(), 2)
-    intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
+    intake, liveness = Intake(lab.store), LivenessTerms()
 
     def roles(terms: PeopleRules = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
         (attempt,) = intake.sort([lab.request(**changes)], NOW)

@@ -384,7 +384,6 @@ def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) ->
         compared = ProofComparison(
             runner=registrar,
             registry=lab.store,
-            vault=lab.vault,
             guard=Guard(Limits(key_h=2_000), lab.store, registrar, caller, InFlight()),
             shown=proof,
             people=people,
