@@ -26,6 +26,7 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.faces.liveness_judge import Judged
 from engine.matching.checks.liveness import REPLAYED
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample, is_same_photograph
@@ -504,11 +505,11 @@ def count_liveness(
         parts.meter.add(LIVENESS, result.issuer or "none", told)
 
 
-def count_judged(parts: Parts, sample: Sample) -> None:
+def count_judged(parts: Parts, judged: Judged | None) -> None:
     """Counts what the judge of the picture itself found of a live face."""
     judge = parts.liveness.terms.judge
-    if judge is not None and sample.vector is not None:
-        judgement = judge.weigh(sample.least_judged)
+    if judge is not None:
+        judgement = judge.weigh(judged)
         parts.meter.add(LIVENESS_JUDGED, judgement.found, judgement.band)
 
 
@@ -622,8 +623,9 @@ async def take_holder_face(
         )
     face = _require_usable("probe", sample)
     beside = None if own is None else _require_usable("portrait", own)
-    count_judged(parts, sample)
-    return HolderFace(face, sample.second, liveness, sample.least_judged, beside)
+    judged = sample.least_judged
+    count_judged(parts, judged)
+    return HolderFace(face, sample.second, liveness, judged, beside)
 
 
 @contextmanager

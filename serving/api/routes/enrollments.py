@@ -68,8 +68,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     else:
         _require_capture_time(body.captured_at)
         asked = await _take_photographs(parts, request, early, body)
-        for shown in (asked.live, *(() if asked.guardian is None else (asked.guardian.live,))):
-            count_judged(parts, shown)
+        for judged in asked.faces_judged:
+            count_judged(parts, judged)
         try:
             decided = await parts.registrar.enroll(asked, request.context())
         except LivenessReplayed as error:
