@@ -4,7 +4,7 @@ consent to the use of a face."""
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -75,6 +75,10 @@ class ProofLevel(StrEnum):
     LOW = "low"
     SUBSTANTIAL = "substantial"
     HIGH = "high"
+
+    def reaches(self, least: Self) -> bool:
+        levels = list(ProofLevel)
+        return levels.index(self) >= levels.index(least)
 
 
 class ExceptionTally(Struct, frozen=True):

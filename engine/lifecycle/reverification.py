@@ -34,6 +34,7 @@ from schema.lines import (
     LineStatus,
     ReportedKind,
 )
+from schema.people import ProofLevel
 
 AHEAD = timedelta(minutes=1)
 """So much later than ours a carrier's clock may be."""
@@ -61,7 +62,8 @@ class LifeBatch:
         now: datetime,
         actor: str,
     ) -> None:
-        self._rules, self._now, self._actor = rules, now, actor
+        self._registry, self._rules = registry, rules
+        self._now, self._actor = now, actor
         self._lines = {line.id: line for line in lines}
         self._asked = {
             key: {one.rule: one for one in found}
@@ -197,9 +199,18 @@ class LifeBatch:
         self._campaign_lines[key] = ListedLine(*key, CampaignLineState.ASKED, self._now)
 
     def _follow(self, line_id: str, rule: Rule, at: datetime) -> None:
+        if rule.unless_proof is not None and self._is_proven(line_id, rule.unless_proof):
+            return
         if rule.at_once is not None:
             self.restrict(line_id, rule.at_once, at, rule.name)
         self.ask(line_id, rule.name, rule.steps, at)
+
+    def _is_proven(self, line_id: str, least: ProofLevel) -> bool:
+        """True where a proof of this level, or of a higher one, opened a line."""
+        opened = self._lines[line_id].enrollment_id
+        found = self._registry.enrollments([] if opened is None else [opened])
+        proofs = [one.evidence.proof for one in found if one.evidence.proof is not None]
+        return any(one.level is not None and ProofLevel(one.level).reaches(least) for one in proofs)
 
     def _end(self, line_id: str, told: CampaignLineState | None) -> None:
         """Ends what a line waits for; of one that has left its campaigns know by its closing."""

@@ -20,7 +20,7 @@ from engine.errors import RequestError
 from engine.registry.lines import Step
 from schema.lines import LineEventKind, LineService, LineStatus
 from schema.options import CarrierPeople, KeepFaces, LineLimits, PeopleRules, ProofBrings
-from schema.people import Channel, ProofWay
+from schema.people import Channel, ProofLevel, ProofWay
 
 BUILT_IN = (
     "bangladesh", "china", "ghana", "india", "indonesia", "korea", "mexico", "nigeria", "pakistan",
@@ -46,11 +46,13 @@ CHECKED_FOR = timedelta(days=183)
 class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A rule as its file has it: at the event `on` the line is put into `at_once`, where that is
     given; while its holder has not come, the steps of `then` follow, `TIME STATE` each, the time
-    since the one before."""
+    since the one before. Whoever opened the line by a proof of the level `unless_proof`, or of a
+    higher one, is not asked for."""
 
     on: str
     name: str = ""
     at_once: str | None = None
+    unless_proof: ProofLevel | None = None
     then: tuple[str, ...]
 
 
@@ -238,6 +240,7 @@ def _check(given: Reverify, file: str) -> Rule:
         name=name,
         on=LineEventKind(given.on),
         at_once=given.at_once,
+        unless_proof=given.unless_proof,
         then=given.then,
         steps=tuple(steps),
     )

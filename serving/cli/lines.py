@@ -203,6 +203,7 @@ def check_rules(
                 "name": rule.name,
                 "on": rule.on.value,
                 "at_once": rule.at_once,
+                "unless_proof": rule.unless_proof,
                 "steps": [{"after_s": seconds, "state": state} for seconds, state in rule.steps],
             }
             for rule in rules
@@ -222,7 +223,8 @@ def check_rules(
 
 
 def _tell_steps(rule: Rule) -> str:
-    steps = [] if rule.at_once is None else [f"at once: {rule.at_once}"]
+    steps = [f"not by a {rule.unless_proof} proof"] if rule.unless_proof else []
+    steps += [] if rule.at_once is None else [f"at once: {rule.at_once}"]
     for seconds, state in rule.steps:
         days, rest = divmod(seconds, 86_400)
         steps.append(f"{f'{seconds / 3600:g} h' if rest else f'{days} d'}: {state}")

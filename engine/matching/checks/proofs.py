@@ -34,7 +34,6 @@ from schema.reasons import About, Decision, LivenessUse, Reason
 if TYPE_CHECKING:
     from engine.matching.judge import AttemptBatch, DecidedAttempt
 
-_LEVELS = list(ProofLevel)
 _OF_FACE = (About.PHOTOGRAPH, About.LIVENESS, About.FACE)
 TRY_STAYS = timedelta(days=1)
 
@@ -111,7 +110,7 @@ class ProofChecker:
         least = self._terms.least.get(claims.way)
         if least is None:
             return None
-        is_reached = claims.level in _LEVELS[_LEVELS.index(least) :]
+        is_reached = claims.level is not None and claims.level.reaches(least)
         return None if is_reached else Reason.PROOF_WEAK
 
 

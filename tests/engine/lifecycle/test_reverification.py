@@ -8,13 +8,16 @@ import pytest
 from engine.errors import EventRefused, FaceNotKept, LivenessRefused, NotFound, RequestError
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
+from engine.matching.samples import ABSENT
 from engine.matching.verification import HolderComparison, HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
+from schema.decisions import RecordedProof
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 from schema.options import PeopleRules
+from schema.people import ProofLevel, ProofWay
 from tests.engine.lifecycle.conftest import START, Lines
-from tests.engine.matching.conftest import guard_of
+from tests.engine.matching.conftest import NOW, guard_of
 from tests.engine.records import newest_cases
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -238,3 +241,25 @@ def test_two_photographs_end_no_wait_for_a_holder_whose_face_is_not_kept(lab) ->
         assert lab.store.life.asked_of([line])[line] == []
     with lab.registrar() as registrar, pytest.raises(RequestError, match="on file"):
         check(lab, registrar, line, holder, own=own)
+
+
+def test_by_vietnam_who_opened_the_line_by_a_proof_of_the_highest_level_is_not_asked_for(
+    lab,
+) -> None:
+    people = PeopleRules(proofs={ProofWay.MOBILE_ID: "approved"})
+    rules = LineRules(load_rules("vietnam"))
+    with lab.registrar(people=people) as registrar:
+        for level, is_asked in (
+            (ProofLevel.HIGH, False),
+            (ProofLevel.SUBSTANTIAL, True),
+            (None, True),
+        ):
+            shown = RecordedProof(
+                way=ProofWay.MOBILE_ID, issuer="state", jti=str(level), level=level
+            )
+            faceless = {"live": ABSENT, "portrait": ABSENT, "proof": shown}
+            made = registrar.enroll([lab.request(**faceless)])[0]
+            line = made.decided.line_id
+            about = {"line_text": line, "kind": DEVICE_CHANGE, "at": NOW, "actor": "key:k"}
+            report_event(registrar, lab.store, rules, **about)
+            assert bool(lab.store.life.asked_of([line])[line]) is is_asked
