@@ -157,8 +157,9 @@ def _answer_early(
     """The request, and the stored answer of an earlier one, what the registrar would refuse it
     with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
     asked = _read_request(parts, principal, key, body)
+    time_zone = parts.deployment.settings.registrar.time_zone
     with parts.store.reading() as registry:
-        return asked, Intake(registry).sort([asked], utc_now())[0]
+        return asked, Intake(registry, time_zone).sort([asked], utc_now())[0]
 
 
 def _require_capture_time(captured_at: datetime) -> None:

@@ -3,17 +3,23 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from engine.matching.checks.order import replay
+from engine.matching.documents import find_date
+from engine.registry.database import utc_now
 from schema.options import PeopleRules
+from serving.settings.sections import RegistrarSettings
 from serving.settings.terms import AuthoritySettings
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority
 from tests.serving.conftest import NAME as HOLDER
 
 NUMBER, NAME = "110105198503071257", "Stan Stranger"
+ELSEWHERE = "Pacific/Kiritimati" if datetime.now(UTC).hour >= 10 else "Etc/GMT+12"
+"""A zone where it is another day than in UTC."""
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def authority() -> Iterator[Service]:
 @pytest.fixture
 def asking(start_service, authority) -> Any:
     settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=10, breaker_failures=2)
-    return start_service(authority=settings)
+    return start_service(authority=settings, registrar=RegistrarSettings(time_zone=ELSEWHERE))
 
 
 def enroll(service: Any, body: dict[str, Any], key: str) -> Any:
@@ -43,6 +49,7 @@ def test_an_activation_is_looked_up_once_and_its_evidence_shown(
     assert enroll(asking, body, "one")["is_repeated"] is True
     assert len(authority.asked) == 1
     assert authority.asked[0]["document"]["name"] == NAME
+    assert authority.asked[0]["on"] == str(find_date(utc_now(), ELSEWHERE))
     path = f"/v1/enrollments/{first['enrollment_id']}"
     shown = asking.read(asking.ask("GET", path))["authority"]
     assert (shown["code"], shown["reference"]) == ("CONFIRMED", "R-1")
