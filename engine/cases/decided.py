@@ -68,8 +68,12 @@ def _find_replaced(registry: Reader, document_ids: Sequence[str] | None) -> list
     """The pairs of documents that are one person's because one replaced another."""
     if document_ids is None:
         document_ids = sorted({one.document_id for one in registry.people.replacements()})
-    known = registry.people.standing(document_ids)
-    groups = {known.kin(one) for one in known.replaced}
+
+    def read_kin(some: Sequence[str]) -> dict[str, frozenset[str]]:
+        known = registry.people.standing(some)
+        return {one: known.kin(one) for one in known.replaced}
+
+    groups = set(read_apart(document_ids, read_kin).values())
     return [pair for group in groups for pair in combinations(sorted(group), 2)]
 
 

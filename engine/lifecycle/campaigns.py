@@ -203,7 +203,8 @@ def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> 
     Lines are looked through beside all else. How far that has come stands in the registry, so it
     may be cut off anywhere.
     """
-    oldest = {one.carrier: one for one in registry.life.filling()}
+    known = {one.code for one in registry.carriers()}
+    oldest = {one.carrier: one for one in registry.life.filling() if one.carrier in known}
     for campaign in oldest.values():
         _fill(runner, registry, rules, campaign)
     return bool(oldest)

@@ -310,7 +310,9 @@ def carry_out(
     `now` instead of the runner's clock, where that was checked.
     """
     at = runner.run(lambda _, moment: moment) if now is None else now
-    turns = [None, *registry.life.due_campaigns(at)]
+    due = registry.life.due_campaigns(at)
+    # One whose row is damaged is set aside by that.
+    turns = [None, *(due[one.code] for one in registry.carriers() if one.code in due)]
     return sum(_take_turn(runner, registry, rules, at, most, one) for one in turns)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from sqlalchemy import Row, String, and_, bindparam, case, exists, func, or_, select
 
+from engine.registry.accounts import CARRIERS
 from engine.registry.columns import KEY, ActorName, CarrierCode, Id, LineId, Of, table_of
 from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
@@ -79,6 +80,12 @@ _IS_DUE = and_(
 _DUE = (
     select(REVERIFICATIONS)
     .where(_IS_DUE)
+    # A carrier whose row has lost its code can be told nothing.
+    .where(
+        ~exists().where(
+            LINES.c.id == REVERIFICATIONS.c.line_id, LINES.c.carrier.not_in(select(CARRIERS.c.code))
+        )
+    )
     .order_by(REVERIFICATIONS.c.next_step_at, REVERIFICATIONS.c.id)
 )
 _FIRST_DUE = select(func.min(REVERIFICATIONS.c.next_step_at)).where(
@@ -154,13 +161,13 @@ class LifeReader(Source):
         query = _DUE.where(REVERIFICATIONS.c.campaign_id == campaign_id)
         return open_some(self, query, most, self._asked, now=now)
 
-    def due_campaigns(self, now: datetime) -> list[str]:
-        """For each carrier one campaign with steps that are due: whose are due longest."""
+    def due_campaigns(self, now: datetime) -> dict[str, str]:
+        """By carrier one campaign with steps that are due: whose are due longest."""
         found: dict[str, str] = {}
         for row in self.rows(_DUE_CAMPAIGNS, now=now):
             if row.first is not None:
                 found.setdefault(row.carrier, row.id)
-        return list(found.values())
+        return found
 
     def next_step_at(self) -> datetime | None:
         """When the next step of any line is due."""

@@ -34,6 +34,7 @@ from engine.registry.rows import (
     Write,
     authentic_rows,
     read_as,
+    sound_rows,
     update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
@@ -317,7 +318,7 @@ class PeopleReader(Source):
 
     def replacements(self) -> list[Replacement]:
         """Every document that was replaced."""
-        rows = authentic_rows(self.vault, REPLACEMENTS, self.rows(select(REPLACEMENTS)))
+        rows = sound_rows(self.vault, REPLACEMENTS, self.rows(select(REPLACEMENTS)))
         return [read_as(Replacement, row) for row in rows]
 
     def replaced_by(self, document_id: str) -> list[str]:

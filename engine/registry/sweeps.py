@@ -40,7 +40,15 @@ from engine.registry.columns import (
     required,
     table_of,
 )
-from engine.registry.database import KEYS, Moment, Source, is_id, long_statements, reading
+from engine.registry.database import (
+    KEYS,
+    UNREADABLE,
+    Moment,
+    Source,
+    is_id,
+    long_statements,
+    reading,
+)
 from engine.registry.lines import LINES
 from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
 from engine.registry.rows import (
@@ -223,7 +231,7 @@ class FactReader(Source):
         )
         # It reads every line.
         with reading(self._engine) as connection, long_statements(connection):
-            return sorted({row.document_id for row in connection.execute(query)})
+            return sorted(set(connection.scalars(query)) - {UNREADABLE})
 
     def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
         """The number of lines that each outlet has opened, closed ones too; none of one without
