@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from functools import lru_cache, partial
 from numbers import Integral
@@ -336,6 +336,8 @@ class Unreadable(Enum):
 
 
 UNREADABLE = Unreadable.UNREADABLE
+AHEAD = timedelta(hours=1)
+"""A stored moment that lies further ahead is of a clock that was."""
 
 
 def _read_text(stored: bytes) -> str | Unreadable:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    update,
 )
 
 from engine.errors import NotFound
@@ -39,7 +40,7 @@ from engine.registry.columns import (
     partial_index,
     table_of,
 )
-from engine.registry.database import KEYS, Source, chunks, is_id, utc_now
+from engine.registry.database import AHEAD, KEYS, UNREADABLE, Source, chunks, is_id, utc_now
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
@@ -257,6 +258,20 @@ class Tally(Write):
         ]
         if rows:
             to.insert(TALLIES, rows)
+
+
+class BoundTallies(Write):
+    """Has counts that were added to while the clock was ahead forgotten from now on."""
+
+    table = TALLIES
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        del written
+        is_ahead = TALLIES.c.at > to.at + AHEAD
+        names = set(to.connection.scalars(select(TALLIES.c.name).where(is_ahead))) - {UNREADABLE}
+        with to.changing(TALLIES, names):
+            to.connection.execute(update(TALLIES).where(is_ahead).values(at=to.at))
 
 
 HOLDER_TALLY, SHOWN_TALLY, TRIES_TALLY = "holder", "shown", "tries"

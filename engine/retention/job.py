@@ -23,6 +23,7 @@ from engine.registry.audit import (
 )
 from engine.registry.database import Progress, new_id, untold, utc_now
 from engine.registry.documents import CERTIFIED
+from engine.registry.enrollments import BoundTallies
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
@@ -141,7 +142,7 @@ def _certify(
     }
     if job.undelivered:
         detail["undelivered"] = dict(job.undelivered)
-    return _certify_run(writer.commit([AuditEntry(job.actor, RUN, job.id, detail)]))
+    return _certify_run(writer.commit([AuditEntry(job.actor, RUN, job.id, detail), BoundTallies()]))
 
 
 def _certify_run(record: AuditRecord) -> RetentionCertificate:

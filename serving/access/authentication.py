@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from engine.errors import NotFound, SealBroken
 from engine.registry.accounts import Accounts, ApiKey, Session, bind_secret
-from engine.registry.database import utc_now
+from engine.registry.database import AHEAD, utc_now
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import Role
@@ -384,8 +384,12 @@ class Authenticator:
 
     def _is_over(self, row: ApiKey | Session) -> bool:
         now = self._now()
-        is_idle = isinstance(row, Session) and row.seen_at + self._idle <= now
-        return is_idle or (row.expires_at is not None and row.expires_at <= now)
+        if isinstance(row, Session):
+            is_idle = row.seen_at + self._idle <= now
+            # By a clock that was ahead it would last as much longer.
+            if is_idle or max(row.created_at, row.seen_at) > now + AHEAD:
+                return True
+        return row.expires_at is not None and row.expires_at <= now
 
     def _is_open(self, code: str | None) -> bool:
         if code is None:

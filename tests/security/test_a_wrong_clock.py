@@ -20,7 +20,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
 from engine.registry.rows import Write
-from engine.retention.job import RUN, check_clock, check_step, confirm_clock
+from engine.retention.job import RUN, check_clock, check_step, confirm_clock, run_retention
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import ClockWatch, DailyRetention
 from serving.settings.settings import load_settings
@@ -166,6 +166,17 @@ def test_a_wrong_clock_at_the_start_forgets_no_failures(deployment, clock) -> No
     with Deployment(home, load_settings(home)) as later:
         assert later.writer.sequence >= 0
         assert "key:test" in later.store.tallies(["key:test"])
+
+
+def test_a_count_that_was_filled_while_the_clock_was_ahead_is_forgotten_from_the_next_run_on(
+    deployment, clock
+) -> None:
+    clock.off = 400 * DAY
+    note(deployment, "test.done", Tally("key:test", 5.0, DAY, 10))
+    clock.off = timedelta()
+    run_retention(deployment.registrar, MONTH, "test")
+    found = deployment.store.tallies(["key:test"])["key:test"]
+    assert 2.5 < found.level_at(utc_now() + 2 * DAY, DAY) < 3.5
 
 
 def test_the_command_refuses_says_so_and_takes_a_confirmation(deployment, clock, sosie) -> None:

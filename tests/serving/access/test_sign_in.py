@@ -301,6 +301,13 @@ def test_a_session_ends_when_it_is_idle_and_after_its_longest_time_however_busy(
         ask()
 
 
+def test_a_session_that_was_opened_while_the_clock_was_ahead_is_over(opened, sign_in) -> None:
+    sign_in._now = lambda: NOW + timedelta(hours=2)
+    auth, text = opened()
+    with pytest.raises(SessionEnded):
+        asyncio.run(auth.admit_session(text))
+
+
 def test_closing_an_outlet_ends_the_sessions_of_its_people(store, opened) -> None:
     auth, text = opened("cleo", Grant(Role.OUTLET, "red", "r1"))
     assert asyncio.run(auth.admit_session(text)).outlet == "r1"
