@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from engine.matching.policy import Candidate
+from engine.matching.requests import Answer
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from schema.actors import Role
@@ -73,7 +74,7 @@ STORED = replace(
 
 
 def show(principal: Principal, decided: DecidedEnrollment) -> Enrollment:
-    return enrollment(principal, decided, "k", is_repeated=False)
+    return enrollment(principal, Answer(decided), "k")
 
 
 def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child() -> None:
