@@ -39,6 +39,8 @@ _SHADING_PX, _FINE_BEND_PX, _FINE_FACTOR = 8, 2, 1.25
 # Fitted on 124 of LFW's people, looked at on 98 others (docs/decisions/0037).
 _SMALL_PX, _CUT_SHARE, _DARK, _BURNT_SHARE, _DETAIL_BYTES = 14.0, 0.1, 0.19, 0.03, 150.0
 _PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
+# Where nothing else shows, an unclear face is small; one bare of texture below the eyes is masked.
+_UNCLEAR_PX, _BARE = 20.0, 0.2
 # The same where the face reads as blurred, which light and masks do too.
 _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
 # By so much more the vector has to be long where one of these shows.
@@ -201,7 +203,7 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     signs = {
         Reason.FACE_TOO_SMALL: quality.inter_eye_px < _SMALL_PX,
         Reason.FACE_CUT: quality.cut_share > _CUT_SHARE,
-        Reason.TOO_DARK: quality.exposure < _DARK,
+        Reason.TOO_DARK: quality.exposure < _DARK and quality.lower_texture >= _BARE,
         Reason.TOO_BRIGHT: burnt > _BURNT_SHARE and is_bright,
         Reason.GLARE: burnt > _BURNT_SHARE,
         Reason.COMPRESSED: quality.detail_bytes < _DETAIL_BYTES,
@@ -209,7 +211,10 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
         Reason.SIDE_LIGHT: quality.evenness < uneven,
         Reason.BLURRED: quality.sharpness < _SOFT,
     }
-    return next((reason for reason, shows in signs.items() if shows), Reason.UNCLEAR)
+    cause = next((reason for reason, shows in signs.items() if shows), Reason.UNCLEAR)
+    # No cause of which more clarity is asked gives way.
+    is_small = quality.inter_eye_px < _UNCLEAR_PX and cause in (Reason.UNCLEAR, Reason.SIDE_LIGHT)
+    return Reason.FACE_TOO_SMALL if is_small else cause
 
 
 def judge_light(pixels: Pixels) -> tuple[Reason, ...]:
