@@ -34,7 +34,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from schema.decisions import RecordedLiveness
 from schema.documents import Document
-from schema.reasons import LivenessUse, PhotographKind, Reason
+from schema.reasons import LivenessUse, PhotographKind, Reason, shows_another
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of
 from serving.api.body import (
@@ -641,7 +641,7 @@ def counting_liveness(parts: Parts, result: RecordedLiveness | None) -> Iterator
 
 def _require_usable(name: str, sample: Sample) -> FaceVector:
     if sample.is_usable and sample.vector is not None:
-        return FaceVector(sample.vector, sample.length)
+        return FaceVector(sample.vector, sample.length, shows_another(sample.quality))
     problems = [str(problem) for problem in sample.problems] or ["NO_FACE"]
     raise FaceUnusable(
         f"{name} cannot be matched ({', '.join(problems)}): take another photograph",

@@ -119,12 +119,18 @@ async def _take_faces(
     return faces
 
 
+def list_beside(*faces: FaceVector | None, is_match: bool) -> tuple[Reason, ...]:
+    """SEVERAL_FACES where another face than the one compared may be meant."""
+    several = any(one is not None and one.is_beside for one in faces)
+    return (Reason.SEVERAL_FACES,) if several and not is_match else ()
+
+
 def _verify(
     batch: MatchBatch, faces: Faces, thresholds: Thresholds
 ) -> tuple[Mapping[int, ItemError], Mapping[int, ItemVerification]]:
     """By place: the error of every item that has one, and the 1:1 of those that ask for it."""
     errors: dict[int, ItemError] = {}
-    compared: list[tuple[int, float, bool]] = []
+    compared: list[tuple[int, float, tuple[FaceVector, FaceVector]]] = []
     pairs: list[Vector] = []
     for place in range(len(batch.items)):
         probe, reference = faces[place, PROBE], faces.get((place, REFERENCE))
@@ -133,8 +139,7 @@ def _verify(
         elif isinstance(reference, ItemError):
             errors[place] = replace(reference, part=REFERENCE)
         elif reference is not None:
-            is_beside = probe.is_beside or reference.is_beside
-            compared.append((place, thresholds.verify_for(probe.length), is_beside))
+            compared.append((place, thresholds.verify_for(probe.length), (probe, reference)))
             pairs += (probe.vector, reference.vector)
     scores = score_pairs(pairs) if pairs else []
     return errors, {
@@ -142,9 +147,9 @@ def _verify(
             score >= threshold,
             score,
             threshold,
-            (Reason.SEVERAL_FACES,) if several and not score >= threshold else (),
+            list_beside(*both, is_match=score >= threshold),
         )
-        for (place, threshold, several), score in zip(compared, scores, strict=True)
+        for (place, threshold, both), score in zip(compared, scores, strict=True)
     }
 
 

@@ -41,6 +41,10 @@ IssuedTemplate = Annotated[
     about("a template from `POST /v1/templates`: base64url in JSON, binary or text in MessagePack"),
 ]
 
+Beside = Annotated[
+    tuple[str, ...], about("SEVERAL_FACES where it is no match and a picture shows another face")
+]
+
 
 class Face(RequestBody):
     """An image, or several frames, or a template, one of them; `kind` is the image's."""
@@ -118,10 +122,7 @@ class ItemVerification(AnswerBody, omit_defaults=True):
     is_match: bool
     score: Annotated[float, about("cosine, higher is closer", ge=-1.000001, le=1.000001)]
     threshold: float
-    problems: Annotated[
-        tuple[str, ...],
-        about("SEVERAL_FACES where it is no match and a picture shows another face"),
-    ] = ()
+    problems: Beside = ()
 
 
 class Candidate(AnswerBody, omit_defaults=True, kw_only=True):
@@ -242,3 +243,4 @@ class Verification(HolderScore, AnswerBody):
     )
     other_ways: OtherWays = ()
     tries_left: TriesLeft = None
+    problems: Beside = ()

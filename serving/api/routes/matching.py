@@ -22,7 +22,7 @@ from serving.api.request import (
     take_faces,
     take_holder_face,
 )
-from serving.ingress.match import MatchBatch, match_batch, read_sample
+from serving.ingress.match import MatchBatch, list_beside, match_batch, read_sample
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import HolderFace, LineTarget
 from serving.telemetry.metrics import EXCEPTIONS
@@ -108,7 +108,8 @@ async def verify(
         score = score_best(probe.vector, reference.vector[None])
         assert score is not None, "there is one reference"
         threshold = parts.thresholds.verify_for(probe.length)
-        return wire.Verification(score >= threshold, score, threshold, None, None)
+        told = list_beside(probe, reference, is_match=score >= threshold)
+        return wire.Verification(score >= threshold, score, threshold, None, None, problems=told)
     authorize(request.caller, Action.VERIFY_HOLDER)
     if body.proof is not None:
         return await _prove(parts, request, body, body.proof)
@@ -119,7 +120,8 @@ async def verify(
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
-    return of_record(wire.Verification, check, score=score)
+    told = list_beside(shown.face, shown.portrait, is_match=check.is_match)
+    return of_record(wire.Verification, check, score=score, problems=told)
 
 
 async def _prove(

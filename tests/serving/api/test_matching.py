@@ -88,6 +88,9 @@ def test_where_a_picture_without_a_match_shows_another_face_the_answer_says_so(
     probes = {"image": file.getvalue()}, images["stranger"]
     beside, alone = match(service, *({"probe": one, "reference": images["live"]} for one in probes))
     assert beside["verification"]["problems"] == ["SEVERAL_FACES"]
+    asked = {"probe": probes[0], "reference": images["live"]}
+    verified = service.read(service.ask("POST", "/v1/verifications", body=asked, kind=MSGPACK))
+    assert verified["problems"] == ["SEVERAL_FACES"]
     assert "problems" not in alone["verification"]
 
 
