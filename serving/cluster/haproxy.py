@@ -423,7 +423,9 @@ def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
 
     def track(found: re.Match[str]) -> str:
         seen[found["host"]] += 1
-        spare = " backup" if 0 < enrolling < seen[found["host"]] else ""
+        # A node's metrics are told by its own ingresses, its health as long as it has one.
+        is_apart = lane.name == "health" and found["host"] not in LOCAL
+        spare = " backup" if is_apart or 0 < enrolling < seen[found["host"]] else ""
         # One health check a server is enough.
         return f"{found['server']} track {OWN}/{found['name']}{most}{spare}"
 
@@ -431,7 +433,7 @@ def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:
     body = re.sub(server, track, section[1], flags=re.M)
     body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", body, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
-    all_spare = "    option allbackups\n" if enrolling else ""
+    all_spare = "    option allbackups\n" if enrolling or lane.name == "health" else ""
     if lane.name == "batch":
         told = f"content-type application/json lf-string %[lua.{TELL}] hdr Retry-After 1"
         body += f"    timeout queue {config.batch_wait_ms}ms\n    http-error status 503 {told}\n"
