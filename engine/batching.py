@@ -440,7 +440,11 @@ class Batcher(Generic[P, R]):
                 whole, joined = call.whole, self._join(call, result)
                 if joined is None:
                     continue
-            whole.is_settled = True
+            with self._lock:
+                # All that wait may have failed meanwhile.
+                if whole.is_settled:
+                    continue
+                whole.is_settled = True
             whole.leave()
             if whole.asked_on is None:
                 whole.set_result(joined)

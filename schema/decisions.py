@@ -304,5 +304,7 @@ class RecordedEvidence(Struct, kw_only=True, omit_defaults=True):
             model_digest=self.model_digest,
             calibration_version=self.calibration_version,
             policy_version=self.policy_version,
+            # Rules ask later by what a line was opened.
+            proof=self.proof and RecordedProof(way=self.proof.way, level=self.proof.level),
             is_face_kept=self.is_face_kept,
         )

@@ -21,7 +21,7 @@ from engine.matching.registrar import Runner
 from engine.matching.requests import name_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import new_id
+from engine.registry.database import AHEAD, new_id
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineRecord
@@ -137,7 +137,8 @@ def _require_free(
     if any(limits) and not registry.exemptions([record.id]):
         own = sorted(registry.people.same_person([record.id])[record.id])
         total = registry.open_line_counts(own).total()
-        counted = (total, total, len(registry.opened_since(own, now - LATELY)))
+        lately = [one.opened_at for one in registry.opened_since(own, now - LATELY)]
+        counted = (total, total, sum(at <= now + AHEAD for at in lately))
         # An approval is for one line, of the same batch, too.
         since = attempt.created_at - timedelta.resolution
         is_spent = not inputs.get("is_approved") or registry.opened_since(own, since)

@@ -367,7 +367,9 @@ class LineSteps(PeriodicJob):
                 self._watch.check()
             if not fill_campaigns(self._runner, self._source, self._rules):
                 break
-        self._tell_overdue(False)
+        due = self._source.life.next_step_at()
+        # Those of a damaged carrier or line were left out.
+        self._tell_overdue(due is not None and due <= self._watch.now())
         return LOOK_EVERY_S
 
     def _do_due(self) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
-from engine.registry.database import new_id
+from engine.registry.database import AHEAD, new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from schema.decisions import Finding
@@ -173,7 +173,9 @@ class LineCheck(DecisionCheck):
         limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
         known = [one.id for one in records if one is not None]
         own = {key for one in known for key in self._persons.get(one, (one,))}
-        opened = [at for key in own for at in self._opened.get(key, ())]
+        # Those of a clock that was ahead are not of this day.
+        latest = self._batch.now + AHEAD
+        opened = [at for key in own for at in self._opened.get(key, ()) if at <= latest]
         first = min((self._firsts[key] for key in own & self._firsts.keys()), default=None)
         at, now = first and self._approved.get(first[1]), self._batch.now
         since = max([now - timedelta(hours=limits.approval_h), *opened])
