@@ -144,10 +144,7 @@ def _verify(
     scores = score_pairs(pairs) if pairs else []
     return errors, {
         place: ItemVerification(
-            score >= threshold,
-            score,
-            threshold,
-            list_beside(*both, is_match=score >= threshold),
+            score >= threshold, score, threshold, list_beside(*both, is_match=score >= threshold)
         )
         for (place, threshold, both), score in zip(compared, scores, strict=True)
     }

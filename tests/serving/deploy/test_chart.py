@@ -43,7 +43,10 @@ EVERYTHING = {
         "outward": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}],
     },
     "ingress": {"host": "sosie.example", "tlsSecret": "sosie-tls"},
-    "gateway": {"parentRefs": [{"name": "front", "sectionName": "https"}], "hostnames": ["sosie.example"]},
+    "gateway": {
+        "parentRefs": [{"name": "front", "sectionName": "https"}],
+        "hostnames": ["sosie.example"],
+    },
     "monitoring": {
         "serviceMonitor": True,
         "prometheusRule": True,
