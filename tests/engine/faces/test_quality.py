@@ -168,7 +168,7 @@ def test_each_limit_gives_its_reason(field: str, value: float, reason: Reason) -
 
 
 SIGNS = [
-    ("inter_eye_px", 19.0, Reason.FACE_TOO_SMALL),
+    ("inter_eye_px", 13.0, Reason.FACE_TOO_SMALL),
     ("cut_share", 0.11, Reason.FACE_CUT),
     ("exposure", 0.15, Reason.TOO_DARK),
     ("burnt_share", 0.05, Reason.GLARE),
@@ -200,7 +200,9 @@ def test_a_face_that_is_burnt_out_and_bright_all_over_is_too_bright_and_has_no_g
         assert judge_clarity(lit, QualityLimits()) == (Reason.TOO_BRIGHT,)
 
 
-def test_a_dark_mask_covers_the_face_and_no_darkness() -> None:
+def test_a_dark_mask_covers_and_a_small_face_without_another_cause_is_small() -> None:
+    small = dataclasses.replace(GOOD, clarity=0.77, inter_eye_px=19.0)
+    assert judge_clarity(small, QualityLimits()) == (Reason.FACE_TOO_SMALL,)
     masked = dataclasses.replace(GOOD, clarity=0.77, exposure=0.15, lower_texture=0.15)
     assert judge_clarity(masked, QualityLimits()) == (Reason.FACE_COVERED,)
 
