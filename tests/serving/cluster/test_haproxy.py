@@ -178,7 +178,6 @@ def test_enrollments_go_to_so_many_ingresses_of_each_node(
         for text in backends
     }
     assert found.pop("http-sosie-enroll") == {*spare} | ({"w"} if enrolling == 1 else set())
-    # A node's metrics are told by its own.
     assert found.pop("http-sosie-health") == {*"vw"}
     assert not any(found.values())
 

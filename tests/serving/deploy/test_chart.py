@@ -254,13 +254,11 @@ def test_clients_come_in_over_tls_and_prometheus_knows_what_the_service_ships() 
         for group in yaml.safe_load((CHART / f"files/{name}.yml").read_text())["groups"]
     ]
     told = json.dumps(rule["spec"]["groups"])
-    assert json.loads(told.replace("https://manual.example", "{{ $externalLabels.docs }}")) == (
-        shipped
-    )
+    told = told.replace("https://manual.example", "{{ $externalLabels.docs }}")
+    assert json.loads(told) == shipped
     (board,) = (one for one in rendered.of("ConfigMap") if "sosie.json" in one["data"])
-    assert json.loads(board["data"]["sosie.json"]) == json.loads(
-        (CHART / "files/sosie.json").read_text()
-    )
+    dashboard = (CHART / "files/sosie.json").read_text()
+    assert json.loads(board["data"]["sosie.json"]) == json.loads(dashboard)
 
 
 @pytest.mark.parametrize(
