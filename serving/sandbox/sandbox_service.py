@@ -76,7 +76,7 @@ KEYS = {
 
 def make_sandbox(home: Path) -> dict[str, str]:
     """Makes a sandbox in a new or empty folder; its keys by their names in `KEYS`."""
-    create_home(home, Settings().model_copy(update={"registry": RegistrySettings()}))
+    create_home(home, load_settings(None).model_copy(update={"registry": RegistrySettings()}))
     keys = {}
     with Deployment(home, _load(home)) as deployment:
         store = deployment.store

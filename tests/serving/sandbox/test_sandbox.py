@@ -350,11 +350,13 @@ def test_the_table_is_printed_for_every_type(sosie) -> None:
 
 
 def test_what_keeps_it_from_starting_is_said_in_one_line(
-    sandbox, sosie, assert_refused, tmp_path
+    sandbox, sosie, assert_refused, tmp_path, monkeypatch
 ) -> None:
     port = sandbox.url.rpartition(":")[2]
     assert_refused(sosie("sandbox", tmp_path / "new", "--port", port), "choose another --port")
     assert_refused(sosie("sandbox", sandbox.home, "--port", "0"), "another process")
+    monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", "none")
+    assert_refused(sosie("sandbox", tmp_path / "new", "--port", "0"), "SOSIE_ variable")
 
 
 def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_reported(
