@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,6 +61,7 @@ from serving.settings.sections import AuditSettings, RegistrySettings, SweepSett
 from serving.settings.settings import SANDBOX_FILE, Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
+from serving.webhooks.receiver import LOOPBACK
 
 LOG_FILE, PICTURE_FOLDER = "sandbox.jsonl", "pictures"
 WARNING = "a sandbox: no face is looked at, and document numbers say how an enrollment ends"
@@ -144,6 +146,20 @@ def _load(home: Path) -> Settings:
     return settings.model_copy(update=changes)
 
 
+def _open_loopback(settings: Settings) -> Settings:
+    """The same with webhooks on this machine, which is nobody else's network."""
+    given = settings.webhooks
+    networks = {
+        carrier: (*given.networks_of(carrier), *map(ip_network, ("127.0.0.0/8", "::1/128")))
+        for carrier in (None, CARRIER, OTHER_CARRIER)
+    }
+    changes = {
+        "allowed_networks": networks.pop(None),
+        "carrier_networks": {**given.carrier_networks, **networks},
+    }
+    return settings.model_copy(update={"webhooks": given.model_copy(update=changes)})
+
+
 class PictureReader(Extractor):
     """Decodes photographs as an extractor does, and takes the face from what they say."""
 
@@ -210,11 +226,11 @@ class Sandbox:
 
     parts: Parts
     registrar: SandboxRegistrar
+    host: str
 
-    def run(
-        self, host: str, port: int, ready: Callable[[str], None], stop: threading.Event
-    ) -> None:
+    def run(self, port: int, ready: Callable[[str], None], stop: threading.Event) -> None:
         """Serves until `stop` is set; `ready` gets the address."""
+        host = self.host
         config = uvicorn.Config(
             mark(build_app(self.parts)),
             host=host,
@@ -256,9 +272,11 @@ class Sandbox:
 
 
 @contextmanager
-def open_sandbox(home: Path) -> Iterator[Sandbox]:
+def open_sandbox(home: Path, host: str) -> Iterator[Sandbox]:
     """The sandbox in this folder, open and ready for requests on the loop that is its."""
     settings = _load(home)
+    if host in LOOPBACK:
+        settings = _open_loopback(settings)
     serve = settings.serve
     with ExitStack() as opened:
         log = open_log(home / LOG_FILE, serve.log_level, ACTOR)
@@ -290,7 +308,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             sign_in=None,
             embedder=_describe,
         )
-        yield Sandbox(parts, registrar)
+        yield Sandbox(parts, registrar, host)
 
 
 async def _describe() -> EmbedderStatus:
@@ -316,10 +334,10 @@ def serve_sandbox(
             folder = Path(parent) / "home"
         home = folder
         keys = prepare(home)
-        sandbox = stack.enter_context(open_sandbox(home))
+        sandbox = stack.enter_context(open_sandbox(home, host))
         # In a thread: uvicorn takes the signals of a main thread for itself.
         served = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            sandbox.run, host, port, lambda url: ready(url, home, keys), stop
+            sandbox.run, port, lambda url: ready(url, home, keys), stop
         )
         while not wait([served], LOOK_EVERY_S).done:
             pass

@@ -57,7 +57,7 @@ _STARTS = (6, 7, 8, 11)
 """Where an IPv4 address begins after prefixes of 48, 56, 64 and 96 bits, without the octet of bits
 64 to 71, which is part of none (RFC 6052, 2.2). Only the network's own translators know which of
 their prefixes is how long (RFC 8215)."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Address = IPv4Address | IPv6Address
 
 
@@ -77,7 +77,7 @@ def check_sink(sink: str, allowed: Sequence[Network]) -> str:
         raise RequestError(f"sink: give an https address of at most {MOST_SINK_LENGTH} characters")
     if "@" in parts.netloc or "#" in sink:
         raise RequestError("sink: give an address without user, password and fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK):
         raise RequestError("sink: give an https address")
     try:
         given = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)

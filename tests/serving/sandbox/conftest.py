@@ -72,8 +72,8 @@ def serve_sandbox(home: Path) -> Iterator[Served]:
     """The sandbox in this folder, made where there is none, by the settings of now."""
     keys = prepare(home)
     stop, urls = threading.Event(), queue.SimpleQueue[str]()
-    with open_sandbox(home) as opened:
-        thread = threading.Thread(target=opened.run, args=("127.0.0.1", 0, urls.put, stop))
+    with open_sandbox(home, "127.0.0.1") as opened:
+        thread = threading.Thread(target=opened.run, args=(0, urls.put, stop))
         thread.start()
         try:
             url = urls.get(timeout=120)

@@ -28,7 +28,7 @@ from serving.sandbox.outcomes import (
     check,
     make_number,
 )
-from serving.sandbox.sandbox_service import WARNING
+from serving.sandbox.sandbox_service import WARNING, open_sandbox
 from serving.settings.settings import SANDBOX_FILE
 from serving.webhooks import keeper
 from tests.serving.authority_service import send, serve_authority
@@ -288,15 +288,6 @@ def test_another_number_got_its_sim_when_its_line_was_opened(sandbox) -> None:
     assert ask_swap(sandbox, "check", 7016) == (200, {"swapped": True})
 
 
-def test_decisions_have_events_and_cases(sandbox) -> None:
-    for serial in (0, 904):
-        sandbox.enroll(sandbox.activation(serial))
-    events = sandbox.ask("GET", "/v1/events?limit=200", "carrier").json()["events"]
-    assert {"enrollment.decided", "line.opened"} <= {one["type"] for one in events}
-    cases = sandbox.ask("GET", "/v1/cases", "fraud").json()["cases"]
-    assert "possible_duplicate" in {one["kind"] for one in cases}
-
-
 def test_it_says_what_it_is(sandbox) -> None:
     version = sandbox.client.get("/version").json()
     assert version["version"].endswith("+sandbox")
@@ -379,8 +370,9 @@ def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_report
         assert ask_swap(served, "check", number, maxAge=240)[1]["code"] == "OUT_OF_RANGE"
 
 
-def test_its_webhooks_are_delivered_to(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"sandbox": ["127.0.0.0/8"]}')
+def test_its_webhooks_on_this_machine_are_delivered_to_while_it_listens_on_no_other(
+    tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
     with serve_authority() as receiver, serve_sandbox(tmp_path / "home") as served:
         receiver.behave = send(b"", 204)
@@ -390,3 +382,5 @@ def test_its_webhooks_are_delivered_to(tmp_path, monkeypatch) -> None:
         wait_until(lambda: bool(receiver.asked))
     event = receiver.asked[0]
     assert (event["type"], event["subject"]) == ("enrollment.decided", answer["enrollment_id"])
+    with open_sandbox(tmp_path / "home", "0.0.0.0") as opened:
+        assert opened.parts.deployment.settings.webhooks.networks_of("sandbox") == ()
