@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,15 +41,7 @@ from bench.core.reports import (
 )
 from engine.errors import RequestError, advise_extra
 from engine.formatting import duration
-from serving.cli.output import (
-    JsonFlag,
-    RootGroup,
-    escape,
-    exit_negative,
-    print_json,
-    print_line,
-    show_progress,
-)
+from serving.cli.output import JsonFlag, RootGroup, escape, exit_negative, print_json, print_line
 from serving.cluster.processes import end_with_starter
 from serving.settings.settings import benchmark_environment
 
@@ -249,14 +242,15 @@ def report(
     del debug
     suites, start = choose_suites(only), time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    with show_progress("suites", is_shown=not as_json) as progress:
-        ran = run_suites(suites, quick=quick, seed=seed, progress=progress)
+    tell = (lambda _: None) if as_json else partial(print_line, is_notice=True)
+    ran = run_suites(suites, quick=quick, seed=seed, tell=tell)
     summary = write_folder(output, ran)
     if as_json:
         print_json(summary)
     else:
         for name, one in ran.reports.items():
-            print_line(f"{'[green]✓[/]' if one.holds else '[red]✗[/]'} {name}")
+            mark = "[green]✓[/]" if one.holds else "[red]✗[/]"
+            print_line(f"{mark} {name}, {duration(ran.seconds[name])}")
         for name, reason in ran.failures.items():
             print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
         print_line(f"{output / PAGE}, after {duration(time.monotonic() - start)}")
@@ -321,19 +315,20 @@ def choose_suites(given: str) -> tuple[Suite, ...]:
 
 
 def run_suites(
-    suites: Sequence[Suite], *, quick: bool, seed: int, progress: Callable[[int, int], None]
+    suites: Sequence[Suite], *, quick: bool, seed: int, tell: Callable[[str], object]
 ) -> Ran:
-    """Every suite; one that fails costs no other."""
+    """Every suite; one that fails costs no other. `tell` gets a line at the start of each, and one
+    with its time."""
     ran = Ran(look(), quick)
-    for done, suite in enumerate(suites):
-        progress(done, len(suites))
+    for place, suite in enumerate(suites, 1):
+        tell(f"{place} of {len(suites)}: {suite.name} …")
         start = time.monotonic()
         try:
             ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
         except RequestError as error:
             ran.failures[suite.name] = str(error)
         ran.seconds[suite.name] = round(time.monotonic() - start, 1)
-    progress(len(suites), len(suites))
+        tell(f"{suite.name} took {duration(ran.seconds[suite.name])}")
     return ran
 
 

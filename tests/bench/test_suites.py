@@ -19,11 +19,13 @@ BROKEN = Suite("accuracy", "", quick=("--faces", "/no/such/folder"))
 
 @pytest.fixture(scope="module")
 def ran() -> Ran:
-    told: list[tuple[int, int]] = []
-    ran = run_suites(
-        (BROKEN, JOIN), quick=True, seed=0, progress=lambda done, total: told.append((done, total))
-    )
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    told: list[str] = []
+    ran = run_suites((BROKEN, JOIN), quick=True, seed=0, tell=told.append)
+    assert [line.split()[:4] for line in told[::2]] == [
+        ["1", "of", "2:", "accuracy"],
+        ["2", "of", "2:", "join"],
+    ]
+    assert told[3].startswith("join took ")
     return ran
 
 
