@@ -97,9 +97,9 @@ class Reason(StrEnum):
         return self.row.shows_nobody or self.row.about in (About.PHOTOGRAPH, About.LIVENESS)
 
     @property
-    def advice(self) -> Mapping[str, str] | None:
-        """A sentence by language of what to do; None where no photograph or caller can mend it."""
-        return ADVICE.get(self)
+    def advice(self) -> Mapping[str, str]:
+        """A sentence by language of what to do."""
+        return ADVICE[self]
 
     @property
     def refusal(self) -> str:
@@ -295,7 +295,7 @@ class Reason(StrEnum):
 ADVICE: Mapping[str, Mapping[str, str]] = msgspec.json.decode(
     Path(__file__).with_name("advice.json").read_bytes()
 )
-"""By reason and language what a photographer or a caller can do."""
+"""By reason and language what is to be done."""
 
 WITHHELD = "WITHHELD"
 """Stands in answers to tenants for reasons about a holder whose face was not shown."""

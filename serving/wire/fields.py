@@ -168,13 +168,7 @@ class Problem(AnswerBody, omit_defaults=True):
 
 
 Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
-Advice = Annotated[
-    Mapping[str, str],
-    about(
-        "what to do about it, a sentence by language (en, zh, ko); absent where neither a new "
-        "photograph nor the caller mends it"
-    ),
-]
+Advice = Annotated[Mapping[str, str], about("what to do next, a sentence by language (en, zh, ko)")]
 Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
     str, about("a telephone number, +<country><number>", min_length=1, max_length=64)
