@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 from engine.errors import RequestError
+from engine.formatting import number
 from schema.actors import Actor
 from serving.cli.inputs import HOME_OPTION, name_actor, open_deployment
 from serving.errors import ExitCode, Fault, describe
@@ -73,7 +74,7 @@ class Facts:
     def print(self) -> None:
         """Writes them to standard output."""
         print_line(self.title)
-        shown = {name: str(value) for name, value in self.facts.items() if value is not None}
+        shown = {name: _show(value) for name, value in self.facts.items() if value is not None}
         width = max(map(len, shown), default=0)
         for name, value in shown.items():
             print_line(f"  [dim]{name:{width}}[/]  {escape(value)}")
@@ -180,16 +181,29 @@ def escape(text: str) -> str:
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a table to standard output; where that is no terminal, no cell is cut short."""
+    """Writes a table to standard output; where that is too narrow for its words, a line for each
+    cell. No cell is cut short, and no id broken."""
     from rich.table import Table
 
     if title is not None:
         # A table's own title would be wrapped to the width of the table.
         print_line(f"[bold]{title}[/]")
-    table = Table(*columns, header_style="bold", show_header=any(columns))
+    table, console = Table(header_style="bold", show_header=any(columns)), _wide_console()
+    needed = 1
+    for name, *cells in zip(columns, *rows, strict=True):
+        table.add_column(name, no_wrap=not any(" " in one for one in cells), overflow="fold")
+        words = [console.measure(console.render_str(one)).minimum for one in (name, *cells)]
+        needed += max(words) + 3
+    if needed <= console.width:
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    width = max(map(len, columns))
     for row in rows:
-        table.add_row(*row)
-    _wide_console().print(table)
+        for name, cell in zip(columns, row, strict=True):
+            print_line(f"[dim]{name:{width}}[/]  {cell}")
+        print_line("")
 
 
 def print_page(text: str) -> None:
@@ -236,9 +250,15 @@ def _fill(make: Cell, item: object) -> str:
         return value.isoformat(timespec="seconds")
     if isinstance(value, int):
         return f"{value:,}"
+    return escape(_show(value)) if value else "-"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        value = ", ".join(map(str, value))
-    return escape(str(value)) if value else "-"
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def done(verb: str, what: str, value: object) -> Answer:
