@@ -104,6 +104,7 @@ class CaseFilter:
     `carrier` and `outlet` are where a line in use of one of its documents was opened, or where it
     was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
     `overdue_at`: due before that moment, by the dates of the queue, and not decided.
+    `to_approve_by`: proposed, by none of these names of a person.
     `fraud_in_use`: decided to be fraud, and lines of it are in use.
     """
 
@@ -111,6 +112,7 @@ class CaseFilter:
     kind: str | None = None
     assignees: Collection[str] = ()
     """Any of these: a person, and how older cases name them."""
+    to_approve_by: Collection[str] = ()
     carrier: str | None = None
     outlet: str | None = None
     id_end: str | None = None
@@ -128,6 +130,9 @@ class CaseFilter:
             yield CASES.c.kind == self.kind
         if self.assignees:
             yield CASES.c.assignee.in_(self.assignees)
+        if self.to_approve_by:
+            yield CASES.c.state == CaseState.PROPOSED.value
+            yield CASES.c.proposal["person"].as_string().not_in(self.to_approve_by)
         if self.carrier is not None:
             yield _is_at(LINES.c.carrier, ENROLLMENTS.c.carrier, self.carrier)
         if self.outlet is not None:
@@ -467,6 +472,11 @@ class QueueReader(CaseReader, CropReader):
         for row in self._rows_of(_ATTEMPTED_AT, case_ids):
             found[row.case_id].add(row.carrier, row.outlet)
         return found
+
+    def count(self, wanted: CaseFilter, due: DueDates) -> dict[str, int]:
+        """The number of cases of a queue by kind."""
+        query = select(CASES.c.kind, func.count().label("cases")).where(*wanted.terms(due))
+        return {row.kind: int(row.cases) for row in self.rows(query.group_by(CASES.c.kind))}
 
     def count_fraud(self) -> int:
         """The number of cases that were decided to be fraud and have lines in use."""

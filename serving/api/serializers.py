@@ -22,6 +22,7 @@ from engine.registry.database import utc_now
 from engine.registry.documents import DocumentRecord, Identity
 from engine.registry.enrollments import AttemptRecord, EnrollmentRecord
 from engine.registry.people import ExceptionRecord
+from engine.registry.queues import CaseFilter
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.sweeps import estimate
@@ -433,6 +434,18 @@ def _curve(kind: Comparison, curve: thresholds.CalibrationCurve) -> oversight.Cu
             for one in curve.points
         ),
     )
+
+
+def case_counts(
+    store: Reader, due: DueDates, now: datetime, names: Sequence[str]
+) -> cases.CaseCounts:
+    """The cases that are not decided, of which some concern the person of these names."""
+    some = {"overdue_at": now}, {"assignees": names}, {"to_approve_by": names}
+
+    def count(**more: Any) -> dict[str, int]:
+        return store.cases.count(CaseFilter(state=ALIVE, **more), due)
+
+    return cases.CaseCounts(count(), *(sum(count(**one).values()) for one in some))
 
 
 def read_state(name: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from serving.cli.inputs import argument, option, read_moment, require_place, wri
 from serving.cli.output import Answer, Call, Facts, Listing, columns, command, escape, next_page
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_views import SweepViews, describe_terms
-from serving.wire.cases import CaseFile, CasePage, CaseProposal, ListedCase
+from serving.wire.cases import CaseCounts, CaseFile, CasePage, CaseProposal, ListedCase
 from serving.wire.fields import plain
 from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
 
@@ -61,7 +61,7 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
         for name, value in plain(case).items()
         if value != [] and name not in listed_below
     }
-    if case.proposal is not None and case.outcome is None:
+    if case.proposal is not None:
         facts["proposal"] = _describe_proposed(case, case.proposal)
     return Answer(
         case,
@@ -86,9 +86,11 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
 def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
     """Describes what another person approves: how many numbers close by it, of all that it could
     close."""
+    text = f"{proposal.outcome} by {proposal.by}"
+    if case.outcome is not None:
+        return text
     in_use = sum(len(document.lines) for document in case.documents)
-    text = f"{proposal.outcome} by {proposal.by}: "
-    text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"
+    text += f": {len(proposal.close_lines)} of {in_use} numbers will be closed"
     return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
 
 
@@ -296,17 +298,23 @@ class QueueOptions:
     assignee: str | None = option(f"Of whose case; {ME}: yours.", "PERSON")
     id_end: str | None = option("Its id, or one that it names, ends so.", "END", "--id")
     overdue: bool = option("Only with a case that is overdue.")
+    to_approve: bool = option("Only with a case whose outcome another person has proposed.")
 
     def read(self, call: Call, **more: Any) -> CaseFilter:
-        # Older cases name the account as the audit chain does.
-        mine = call.person.person, call.actor
+        mine = _names(call)
         return CaseFilter(
             **serializers.read_state(None if self.state == "all" else self.state),
             kind=self.kind,
             assignees=mine if self.assignee == ME else (self.assignee,) if self.assignee else (),
             overdue_at=utc_now() if self.overdue else None,
+            to_approve_by=mine if self.to_approve else (),
             **more,
         )
+
+
+def _names(call: Call) -> tuple[str, str]:
+    # Older cases name the account as the audit chain does.
+    return call.person.person, call.actor
 
 
 @command("cases")
@@ -334,14 +342,29 @@ def list_cases(
     following = shown[-1].case_id if len(shown) == limit else None
     is_all = wanted == CaseFilter(**serializers.read_state("alive"))
     empty = "No case is open." if is_all else "No such case."
-    page = CasePage(shown, following, in_use)
+    waiting = None
+    if after is None:
+        waiting = serializers.case_counts(store, due, now, _names(call))
+    page = CasePage(shown, following, in_use, waiting)
     warning = ""
     if in_use and chosen.state != "fraud_in_use":
         warning = (
             f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
             "sosie cases --state fraud_in_use"
         )
-    return Answer(page, warning, _list_page(shown, now, empty), next_page(following))
+    table = _list_page(shown, now, empty)
+    return Answer(page, warning, table, _describe_waiting(waiting), next_page(following))
+
+
+def _describe_waiting(waiting: CaseCounts | None) -> str:
+    """The queue in a line; nothing on later pages, or where nothing waits."""
+    if waiting is None or not waiting.kinds:
+        return ""
+    kinds = ", ".join(f"{escape(kind)} {found:,}" for kind, found in sorted(waiting.kinds.items()))
+    return (
+        f"To be decided: {sum(waiting.kinds.values()):,} ({kinds}); {waiting.overdue:,} overdue, "
+        f"{waiting.mine:,} yours, {waiting.to_approve:,} for you to approve."
+    )
 
 
 def _list_page(shown: Sequence[ListedCase], now: datetime, empty: str) -> Listing:

@@ -339,6 +339,7 @@ class AsyncClient:
         outlet: str | None = None,
         id_end: str | None = None,
         overdue: bool = False,
+        to_approve: bool = False,
         after: str | None = None,
         limit: int = 50,
         options: Options = _USUAL,
@@ -347,6 +348,7 @@ class AsyncClient:
         query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
         query |= {"carrier": carrier, "outlet": outlet, "id_end": id_end, "after": after}
         query |= {"overdue": "true" if overdue else None}
+        query |= {"to_approve": "true" if to_approve else None}
         return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 
     async def read_case(self, case_id: str, options: Options = _USUAL) -> cases.CaseFile:

@@ -1,6 +1,7 @@
 """Wire types of cases: queries, steps and answers; and of outlets: who may enroll nobody and why,
 and what was enrolled there before."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -81,6 +82,7 @@ class CaseQuery(QueryString):
         about("how the id of the case, its enrollment or a document ends"),
     ] = None
     overdue: Annotated[bool, about("only what is due and not decided")] = False
+    to_approve: Annotated[bool, about("only what another person has proposed")] = False
 
 
 class AssignRequest(RequestBody):
@@ -181,6 +183,15 @@ class ListedCase(Case):
     fraud_lines: Annotated[int, about("in use, of what it was decided to be fraud about")] = 0
 
 
+class CaseCounts(AnswerBody):
+    """The number of cases that are not decided."""
+
+    kinds: Annotated[Mapping[str, int], about("of each kind")]
+    overdue: int
+    mine: Annotated[int, about("assigned to who asks")]
+    to_approve: Annotated[int, about("proposed by another person than who asks")]
+
+
 class CasePage(AnswerBody):
     """A page of cases, in the order that was asked for."""
 
@@ -191,6 +202,9 @@ class CasePage(AnswerBody):
         about(
             "how many cases `state=fraud_in_use` lists, whatever is asked for; null on later pages"
         ),
+    ] = None
+    waiting: Annotated[
+        CaseCounts | None, about("in the whole queue, whatever is asked for; null on later pages")
     ] = None
 
 

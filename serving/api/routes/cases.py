@@ -26,11 +26,13 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     audited.
     """
     shown = await asyncio.to_thread(_find, parts, query, request.caller)
-    is_first = query.after is None
-    in_use = await asyncio.to_thread(parts.store.cases.count_fraud) if is_first else None
+    waiting = in_use = None
+    if query.after is None:
+        waiting = await asyncio.to_thread(_count, parts, request.caller)
+        in_use = await asyncio.to_thread(parts.store.cases.count_fraud)
     await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
     following = next_page(shown, query.limit, lambda one: one.case_id)
-    return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use)
+    return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use, waiting=waiting)
 
 
 async def read_case(parts: Parts, request: Request, case_id: str) -> wire.CaseFile:
@@ -109,6 +111,7 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
         **serializers.read_state(query.state),
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
+        to_approve_by=name_assignees(wire.ME if query.to_approve else None, caller),
         carrier=query.carrier,
         outlet=query.outlet,
         id_end=query.id_end,
@@ -120,6 +123,11 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, due, now)
+
+
+def _count(parts: Parts, caller: Principal) -> wire.CaseCounts:
+    names, due = name_assignees(wire.ME, caller), parts.deployment.settings.cases
+    return serializers.case_counts(parts.store, due, utc_now(), names)
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:

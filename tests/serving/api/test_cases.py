@@ -53,6 +53,7 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, d
         asked = {"limit": 1} | after
         pages.append(fresh.read(fresh.ask("GET", QUEUE, key="fraud", params=asked)))
         read(pages[-1], CasePage)
+        assert (pages[-1]["waiting"] is None) == bool(after)
     seen = [case["case_id"] for page in pages for case in page["cases"]]
     assert (seen, [page["next"] for page in pages]) == ([second, first], [second, first, None])
     kept = fresh.audited(before)
@@ -69,6 +70,13 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, d
     assert found(kind="dispute") == [second]
     assert found(assignee="me") == [first]
     assert found(assignee="second") == []
+    assert step(fresh, second, "propose", outcome="unfounded").status_code == 200
+    assert found(to_approve="true") == []
+    page = fresh.read(fresh.ask("GET", QUEUE, key="second", params={"to_approve": "true"}))
+    assert [one["case_id"] for one in page["cases"]] == [second]
+    assert sum(page["waiting"].pop("kinds").values()) == 2
+    assert page["waiting"] == {"overdue": 0, "mine": 0, "to_approve": 1}
+    assert step(fresh, second, "withdraw").status_code == 200
     assert found(state="assigned", kind="dispute") == []
     assert found(sort="risk") == found(sort="score") == [first, second]
     assert found(sort="oldest") == [first, second]

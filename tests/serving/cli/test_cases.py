@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from serving.cli import output
 
@@ -37,9 +38,13 @@ def become(monkeypatch) -> Callable[[str], None]:
     return lambda name: monkeypatch.setattr(output, "name_actor", lambda: f"cli:{name}")
 
 
-def test_who_comes_again_adds_to_the_case_that_is_open(full_home, sosie, request_of) -> None:
+def test_who_comes_again_adds_to_the_case_that_is_open(
+    full_home, sosie, request_of, monkeypatch
+) -> None:
     at = ("--home", full_home)
-    assert sosie("cases", *at, "--json").json == {"cases": [], "next": None, "fraud_in_use": 0}
+    none = {"cases": [], "next": None, "fraud_in_use": 0}
+    nothing = {"kinds": {}, "overdue": 0, "mine": 0, "to_approve": 0}
+    assert sosie("cases", *at, "--json").json == none | {"waiting": nothing}
     assert "No case" in sosie("cases", *at).out
     of_another = {"document_number": OTHER_NUMBER, "msisdn": "+8613800138100"}
     request = (*request_of(full_home, **of_another), "--json")
@@ -50,8 +55,11 @@ def test_who_comes_again_adds_to_the_case_that_is_open(full_home, sosie, request
     assert [oldest["enrollment_id"], newest["enrollment_id"]] == opened
     assert (newest["state"], newest["merged_into"]) == ("merged", case["case_id"])
     page = sosie("cases", "--state", "all", "--limit", 1, *at, "--json").json
-    assert page == {"cases": [newest], "next": newest["case_id"], "fraud_in_use": 0}
-    assert case["case_id"] in sosie("cases", *at).out
+    assert page["waiting"] == nothing | {"kinds": {"duplicate_identity": 1}}
+    assert (page["cases"], page["next"]) == ([newest], newest["case_id"])
+    for width in (40, 80, 200):
+        monkeypatch.setattr(output, "_wide_console", lambda width=width: Console(width=width))
+        assert case["case_id"] in sosie("cases", *at).out
 
 
 def test_a_case_is_shown_with_its_documents_and_masked_numbers(
@@ -92,17 +100,8 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     closed = take("close", "--outcome", "twins", "--json").json
     assert (closed["state"], closed["outcome"]) == ("closed", "twins")
     shown = take("show", "--json").json
-    assert [note["kind"] for note in shown["notes"]] == [
-        "opened",
-        "assigned",
-        "note",
-        "note",
-        "proposed",
-        "withdrawn",
-        "assigned",
-        "proposed",
-        "closed",
-    ]
+    steps = "opened assigned note note proposed withdrawn assigned proposed closed"
+    assert " ".join(note["kind"] for note in shown["notes"]) == steps
     assert [note["text"] for note in shown["notes"] if note["kind"] == "note"] == [
         "the [b]same[/b] scar",
         "from\nelsewhere",
@@ -186,13 +185,11 @@ def test_cases_are_listed_by_state_kind_and_person(
     ("arguments", "word"),
     [
         (("case", "show", MISSING), "no case"),
-        (("case", "show", "'; DROP TABLE cases"), "no case"),
         (("case", "note", MISSING, "text"), "no case"),
         (("case", "close", MISSING, "--outcome", "guilty"), "outcome"),
         (("case", "close", MISSING), "outcome"),
         (("case", "close", MISSING, "--outcome", "twins"), "--seen-at"),
         (("case", "assign", MISSING, "--to", "me", "--back"), "not both"),
-        (("case", "withdraw", MISSING), "no case"),
         (("cases", "--state", "lost"), "alive"),
     ],
 )

@@ -30,7 +30,17 @@ import { CASE_KINDS, CASE_SORTS } from "../vocabulary.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
 const FRAUD_IN_USE = "fraud_in_use";
-const FILTERS = ["sort", "state", "kind", "assignee", "carrier", "outlet", "id_end", "overdue"];
+const FILTERS = [
+  "sort",
+  "state",
+  "kind",
+  "assignee",
+  "carrier",
+  "outlet",
+  "id_end",
+  "overdue",
+  "to_approve",
+];
 /** Of a case in the queue, the faces of so many documents are shown, of so many cases at once. */
 const FACES = 2;
 const CASES_AT_ONCE = 4;
@@ -87,6 +97,7 @@ function filters(filter, change, faults) {
     text("case.carrier", "carrier"),
     text("case.outlet", "outlet"),
     narrowings(fields),
+    fields.tick("cases.toapprove", "to_approve", "true"),
     checkField(say("cases.faces"), { checked: isLooking(), onchange: look }),
     faults,
   );
@@ -141,6 +152,25 @@ function fraudNotice({ fraud_in_use: count }, filter) {
   return notice("warn", link(["cases", { state: FRAUD_IN_USE }], text));
 }
 
+/** How many are to be decided, each number a way to these. */
+function waitingOf({ waiting }) {
+  if (!waiting) return null;
+  const { kinds, overdue, mine, to_approve: toApprove } = waiting;
+  const narrowed = [
+    ["cases.overdue", overdue, { overdue: "true" }],
+    ["cases.mine", mine, { assignee: "me" }],
+    ["cases.toapprove", toApprove, { to_approve: "true" }],
+    ...Object.entries(kinds).map(([kind, count]) => [`kind.${kind}`, count, { kind }]),
+  ];
+  const shown = narrowed.filter(([, count]) => count > 0);
+  return element(
+    "p.actions",
+    shown.map(([key, count, narrowing]) =>
+      link(["cases", narrowing], say(key), " ", figure(number(count))),
+    ),
+  );
+}
+
 function fillQueue(page, list, filter, answer, reload) {
   if (answer.cases.length === 0) {
     replace(list, fraudNotice(answer, filter), empty("cases.none"));
@@ -155,6 +185,7 @@ function fillQueue(page, list, filter, answer, reload) {
   const queue = { title: "cases.caption", columns: queueColumns(filter), given: rowAttributes };
   replace(
     list,
+    waitingOf(answer),
     fraudNotice(answer, filter),
     growingTable(page, answer, { ...queue, ask, read }),
     assignmentOfMany(page, list, reload),
