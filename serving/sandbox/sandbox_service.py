@@ -148,14 +148,11 @@ def _load(home: Path) -> Settings:
 
 def _open_loopback(settings: Settings) -> Settings:
     """The same with webhooks on this machine, which is nobody else's network."""
-    given = settings.webhooks
-    networks = {
-        carrier: (*given.networks_of(carrier), *map(ip_network, ("127.0.0.0/8", "::1/128")))
-        for carrier in (None, CARRIER, OTHER_CARRIER)
-    }
-    changes = {
-        "allowed_networks": networks.pop(None),
-        "carrier_networks": {**given.carrier_networks, **networks},
+    given, own = settings.webhooks, tuple(map(ip_network, ("127.0.0.0/8", "::1/128")))
+    carriers = {one: given.networks_of(one) + own for one in (CARRIER, OTHER_CARRIER)}
+    changes: dict[str, object] = {
+        "allowed_networks": given.allowed_networks + own,
+        "carrier_networks": given.carrier_networks | carriers,
     }
     return settings.model_copy(update={"webhooks": given.model_copy(update=changes)})
 
