@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from bench.core.reports import Setup
 from engine.accuracy.dataset import LabelledFolder
+from engine.accuracy.photographs import find_images
 from engine.accuracy.population import BLOCK, Population
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
@@ -270,16 +271,10 @@ def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
 
 def _make_portraits(folder: Path, count: int, seed: int) -> PhotographPairs:
     """250x250 JPEGs of one portrait, shifted and lit differently: the work of LFW, one face."""
-    try:
-        import skimage.data
-    except ImportError as error:
-        raise RequestError(
-            f"no photographs: give --faces, or {advise_extra('demo')} for a portrait"
-        ) from error
     from PIL import Image
 
     rng = np.random.default_rng(seed)
-    portrait = np.asarray(skimage.data.astronaut())
+    portrait = np.asarray(find_images("--faces").astronaut())
     paths = []
     for number in range(2 * count):
         down, right = rng.integers(0, LARGEST_SHIFT_PX + 1, 2)

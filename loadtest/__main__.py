@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from engine.errors import advise_extra
-from loadtest.errors import Exit, interrupt_on_signals, refuse
+from loadtest.errors import LoadTestRefused, interrupt_on_signals
 
 NEEDED = ("gevent", "geventhttpclient", "hdrh", "httpx", "locust", "psutil")
 """Packages of the extra `loadtest`."""
 
 
-def start(arguments: Sequence[str]) -> int:
+def start(arguments: Sequence[str]) -> None:
     """Patches sockets for gevent before anything imports them, and runs the command."""
     if any(find_spec(name) is None for name in NEEDED):
+        from serving.cli.output import print_fault
+        from serving.errors import describe
+
         missing = f"a load test needs Locust and more: {advise_extra('loadtest')}"
-        refuse(missing, as_json="--json" in arguments)
-        return Exit.REFUSED
+        fault = describe(LoadTestRefused(missing))
+        print_fault(fault, as_json="--json" in arguments)
+        sys.exit(fault.exit_code)
     from gevent import monkey
     from gevent.hub import Hub
 
@@ -26,10 +30,10 @@ def start(arguments: Sequence[str]) -> int:
     # Without this gevent prints a traceback for an interrupt.
     Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     interrupt_on_signals()
-    from loadtest.commands import main
+    from loadtest.commands import app
 
-    return main(arguments)
+    app(arguments, prog_name="sosie loadtest")
 
 
 if __name__ == "__main__":
-    sys.exit(start(sys.argv[1:]))
+    start(sys.argv[1:])

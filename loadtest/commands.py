@@ -1,23 +1,29 @@
 """The command: runs a load test, shows its progress, and prints or writes its result, which as JSON
 has no name, no number, no face and no key."""
 
+import inspect
 import logging
 import math
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import typer
 from hdrh.histogram import HdrHistogram
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, read_options
+from loadtest.config import (
+    LoadOptions,
+    LoadStep,
+    LoadTestOptions,
+    LoadTestResult,
+    Shape,
+    read_options,
+)
 from loadtest.criteria import (
     Correctness,
     JudgedVisit,
@@ -29,9 +35,11 @@ from loadtest.criteria import (
     read_ms,
     write_ms,
 )
-from loadtest.errors import INTERNAL, Exit, LoadTestRefused, refuse, write_json
+from loadtest.errors import LoadTestRefused
 from loadtest.exchange import ReportProgress
 from loadtest.schedule import Kind
+from serving.cli.output import Cell, Listing, RootGroup, escape, print_fault, print_json, print_line
+from serving.errors import ExitCode, describe
 
 REFRESHES_A_SECOND = 2
 """Few, since the generator needs its core."""
@@ -61,150 +69,150 @@ def show_progress(*, is_shown: bool) -> Iterator[ReportProgress]:
 
 SHOWN_PERCENTILES = ("p50", "p90", "p99", "p99.9", "p100")
 MOST_WRONG = 20
-LEAST_WIDTH = 120
 Document = Mapping[str, Any]
 
 
 def print_summary(summary: Document) -> None:
-    """Prints the document for people; no cell is cut short if standard output is no terminal."""
-    console, asked, people = _open_console(), summary["asked"], summary["cast"]
-    console.print(
+    """Prints the document for people."""
+    asked, people = summary["asked"], summary["cast"]
+    print_line(
         f"[bold]{summary['shape']}[/] · {escape(summary['url'])} · "
         f"sosie {escape(summary['version'])} · {asked['arrivals']} arrivals, seed {asked['seed']}"
     )
-    console.print(
+    print_line(
         f"people from {escape(people['photographs'])}: {people['residents']} enrolled before, "
         f"{people['newcomers']} newcomers, {people['racers']} racers"
     )
     measured = [step for step in summary["steps"] if not step["warm_up"]]
     if summary["knee"] is not None:
-        _print_steps(console, measured)
+        _list_steps(measured).print()
     for step in measured[-1:]:
-        _print_step(console, step)
-    _print_decisions(console, summary)
-    _print_wrong(console, summary["wrong"])
-    _print_end(console, summary)
+        _print_step(step)
+    _list_decisions(summary).print()
+    _print_wrong(summary["wrong"])
+    _print_end(summary)
 
 
-def _print_steps(console: Console, steps: Sequence[Document]) -> None:
-    table = Table("rate", "achieved", "p50 ms", "p99 ms", "refused", "passed", header_style="bold")
-    for step in steps:
+def _list_steps(steps: Sequence[Document]) -> Listing:
+    def tell(step: Document) -> str:
         failed = ", ".join(one["name"] for one in step["criteria"] if not one["met"])
-        table.add_row(
-            f"{step['rate']:.1f}/s",
-            f"{step['achieved_per_second']:.1f}/s",
-            *(write_ms(step["latency"]["all"]["ms"].get(share), 0) for share in ("p50", "p99")),
-            str(step["refused"]),
-            f"[red]no: {escape(failed)}[/]" if failed else "[green]yes[/]",
-        )
-    console.print(table)
+        return f"[red]no: {escape(failed)}[/]" if failed else "[green]yes[/]"
+
+    columns: dict[str, Cell] = {
+        "rate": lambda one: f"{one['rate']:.1f}/s",
+        "achieved": lambda one: f"{one['achieved_per_second']:.1f}/s",
+        "p50 ms": lambda one: write_ms(one["latency"]["all"]["ms"].get("p50"), 0),
+        "p99 ms": lambda one: write_ms(one["latency"]["all"]["ms"].get("p99"), 0),
+        "refused": lambda one: one["refused"],
+        "passed": tell,
+    }
+    return Listing(steps, columns)
 
 
-def _print_step(console: Console, step: Document) -> None:
-    console.print(
+def _print_step(step: Document) -> None:
+    print_line(
         f"{step['visits']} visits in {step['seconds']:g} s: {step['offered_per_second']:.1f} "
         f"offered per second, {step['achieved_per_second']:.1f} achieved; the generator took "
         f"{step['generator']['cores']:.2f} cores"
     )
-    table = Table("latency, ms", "visits", *SHOWN_PERCENTILES[:-1], "max", header_style="bold")
-    for traffic, found in step["latency"].items():
-        if traffic != "all":
-            figures = (write_ms(found["ms"].get(share)) for share in SHOWN_PERCENTILES)
-            table.add_row(traffic, str(found["count"]), *figures)
-    console.print(table)
+    rows = [
+        (name, str(found["count"]), *(write_ms(found["ms"].get(one)) for one in SHOWN_PERCENTILES))
+        for name, found in step["latency"].items()
+        if name != "all"
+    ]
+    Listing(rows, ("latency, ms", "visits", *SHOWN_PERCENTILES[:-1], "max")).print()
     for one in step["criteria"]:
         mark = "[green]passed[/]" if one["met"] else "[red]failed[/]"
         said = escape(f"{one['name']}: {one['measured']} (objective {one['objective']})")
-        console.print(f"  {mark}  {said}")
+        print_line(f"  {mark}  {said}")
     if step["failures"]:
         listed = ", ".join(f"{what} ({times})" for what, times in step["failures"].items())
-        console.print(f"  not answered: {escape(listed)}")
+        print_line(f"  not answered: {escape(listed)}")
     for warning in step["warnings"]:
-        _note(console, warning)
+        _note(warning)
 
 
-def _print_decisions(console: Console, summary: Document) -> None:
-    table = Table("decisions", *Correctness, header_style="bold")
-    for kind, counted in sum_decisions(summary).items():
-        cells = {correctness: str(counted[correctness]) for correctness in Correctness}
-        if counted[Correctness.WRONG]:
-            cells[Correctness.WRONG] = f"[red]{cells[Correctness.WRONG]}[/]"
-        table.add_row(kind, *cells.values())
-    console.print(table)
+def _list_decisions(summary: Document) -> Listing:
+    rows = [
+        (kind, *(_mark(correctness, counted[correctness]) for correctness in Correctness))
+        for kind, counted in sum_decisions(summary).items()
+    ]
+    return Listing(rows, ("decisions", *Correctness))
 
 
-def _print_wrong(console: Console, wrong: Sequence[Document]) -> None:
+def _mark(correctness: Correctness, count: int) -> str:
+    return f"[red]{count}[/]" if count and correctness is Correctness.WRONG else str(count)
+
+
+def _print_wrong(wrong: Sequence[Document]) -> None:
     for one in wrong[:MOST_WRONG]:
         said = (
             f"#{one['number']} {one['kind']}: expected {one['expected']}, "
             f"answered {one['answered']} (key {one['idempotency_key'] or 'none'})"
         )
-        console.print(f"  [red]wrong[/]  {escape(said)}")
+        print_line(f"  [red]wrong[/]  {escape(said)}")
     if len(wrong) > MOST_WRONG:
-        console.print(f"  and {len(wrong) - MOST_WRONG} more: --json lists all")
+        print_line(f"  and {len(wrong) - MOST_WRONG} more: --json lists all")
 
 
-def _print_end(console: Console, summary: Document) -> None:
+def _print_end(summary: Document) -> None:
     left, knee = summary["cast"]["left_enrolled"], summary["knee"]
     if left:
         _note(
-            console,
             f"up to {left} people stay enrolled: give an erase key (--keys) and the test erases "
-            "them; whoever is in an open case is erased when that is closed, or 30 days later",
+            "them; whoever is in an open case is erased when that is closed, or 30 days later"
         )
     if knee is not None:
         is_last = knee["lowest_rate_that_failed"] is None
         beyond = " or more: the highest rate tried passed" if is_last else ""
         sure = "" if knee["confirmed"] else "; not confirmed by a longer step"
         if knee["ended_early"]:
-            _note(console, f"ended early: {knee['ended_early']}")
+            _note(f"ended early: {knee['ended_early']}")
         found = f"{knee['rate']:.1f} arrivals per second" if knee["rate"] else "none found"
-        console.print(f"Knee: [bold]{found}[/]{beyond}{sure}")
-    console.print("[green]Passed.[/]" if summary["passed"] else "[red]Failed.[/]")
+        print_line(f"Knee: [bold]{found}[/]{beyond}{sure}")
+    print_line("[green]Passed.[/]" if summary["passed"] else "[red]Failed.[/]")
 
 
-def _note(console: Console, text: str) -> None:
-    console.print(f"  [yellow]note[/]  {escape(text)}")
+def _note(text: str) -> None:
+    print_line(f"  [yellow]note[/]  {escape(text)}")
 
 
-def _open_console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, LEAST_WIDTH)
-    return console
+app = typer.Typer(
+    cls=RootGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Sends planned requests to a service and checks every answer.",
+    epilog="Exit codes: 0 passed, 1 failed, 2 bad input, 3 internal error, 130 interrupted.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
-INTERRUPTED = 130
-"""What a shell reports for a program that Ctrl-C ended."""
+def _make_command(shape: Shape) -> Callable[..., None]:
+    def run(**given: Any) -> None:
+        """Sends planned requests to a service and checks every answer."""
+        _run(read_options(shape, LoadOptions(**given)))
+
+    run.__signature__ = inspect.signature(LoadOptions, eval_str=True)  # type: ignore[attr-defined]
+    return run
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command and returns its exit code."""
+for one in Shape:
+    app.command(one.value)(_make_command(one))
+
+
+def _run(options: LoadTestOptions) -> None:
     # Locust uses the root logger, which would be set up to write to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
-    as_json = "--json" in arguments
-    try:
-        return _run(read_options(arguments))
-    except LoadTestRefused as refused:
-        refuse(str(refused), as_json=as_json)
-        return Exit.REFUSED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as fault:  # noqa: BLE001 - a fault of this program is no failed test
-        traceback.print_exc()
-        if as_json:
-            message = f"internal error ({type(fault).__name__}): the traceback is on standard error"
-            refuse(message, as_json=True, code=INTERNAL)
-        return Exit.INTERNAL
-
-
-def _run(options: LoadTestOptions) -> int:
     # Imports Locust, which replaces sockets and threads of the whole process.
     from loadtest.load import run_load_test
 
-    with show_progress(is_shown=not options.as_json) as report:
-        result = run_load_test(options, report)
-    return report_result(result)
+    try:
+        with show_progress(is_shown=not options.as_json) as report:
+            result = run_load_test(options, report)
+    except KeyboardInterrupt:
+        # Click would write an empty line.
+        raise typer.Abort from None
+    raise typer.Exit(report_result(result))
 
 
 def report_result(result: LoadTestResult) -> int:
@@ -214,21 +222,22 @@ def report_result(result: LoadTestResult) -> int:
     """
     summary, html, as_json = summarize(result), result.options.html, result.options.as_json
     if as_json:
-        write_json(summary)
+        print_json(summary)
     else:
         print_summary(summary)
     sys.stdout.flush()
-    code = Exit.PASSED if result.is_passed else Exit.FAILED
+    code = ExitCode.FINE if result.is_passed else ExitCode.NEGATIVE
     if html is None:
         return code
     try:
         html.write_text(write_page(result), encoding="utf-8")
     except OSError as error:
         # On standard error even with --json: the document has been written already.
-        refuse(f"{html} cannot be written: {error.strerror}", as_json=False)
-        return code or Exit.REFUSED
+        fault = describe(LoadTestRefused(f"{html} cannot be written: {error.strerror}"))
+        print_fault(fault, as_json=False)
+        return code or fault.exit_code
     if not as_json:
-        _open_console().print(f"Report: {escape(str(html))}", soft_wrap=True)
+        print_line(f"Report: {escape(str(html))}")
     return code
 
 

@@ -1,23 +1,24 @@
 """The options of `sosie loadtest`, the shapes of a load with the search for the knee, and the types
 of steps and results."""
 
-import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
 
 import numpy as np
+import typer
 
 from loadtest.criteria import JudgedVisit, LoadRun, Objective, RunVerdict
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Keys, ServiceAddress, read_keys, read_target
 from loadtest.participants import LoadParticipants, ParticipantCounts
 from loadtest.schedule import DEFAULT_MIX, ArrivalProcess, LoadPhase, Mix, Traffic, read_mix
+from serving.cli.inputs import option, require_place
 
 GROWTH = 1.5
 MOST_CONFIRMATIONS = 5
@@ -291,7 +292,7 @@ class LoadTestResult:
 
 
 def choose_counts(options: LoadTestOptions, phases: Sequence[LoadPhase]) -> ParticipantCounts:
-    """How many people the plan can use, within limits."""
+    """The number of people that the plan can use, within limits."""
     visits = sum(one.seconds * one.rate for one in phases)
     share = options.mix.get(Traffic.ENROLL, 0.0)
     enrolling = MOST_NEWCOMERS * bool(share) if options.shape is Shape.KNEE else visits * share
@@ -307,22 +308,78 @@ def choose_counts(options: LoadTestOptions, phases: Sequence[LoadPhase]) -> Part
 KEPT_UP = 0.97
 """At a knee; with less, work accumulates and a longer step would fail."""
 DRIFT = 2.0
-EXITS = "Exit codes: 0 passed, 1 failed, 2 bad input, 3 internal error, 130 interrupted."
+_PACE, _USUAL = Pacing(), Objective()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise LoadTestRefused(f"{message}: see `sosie loadtest SHAPE -- --help`")
+def _number(name: str, is_good: Callable[[float], bool]) -> Callable[[str | float], float]:
+    def read(text: str | float) -> float:
+        with suppress(ValueError):
+            if is_good(value := float(text)):
+                return value
+        raise typer.BadParameter(f"{text} is no {name}")
+
+    return read
 
 
-def read_options(arguments: Sequence[str]) -> LoadTestOptions:
-    """Reads the command line; `LoadTestRefused` with one line for anything wrong with it."""
-    given = _make_parser().parse_args(arguments)
-    shape = Shape(given.shape)
+_positive = _number("number above 0", lambda value: 0 < value < math.inf)
+_share = _number("share from 0 and below 1", lambda value: 0 <= value < 1)
+_fraction = _number("share above 0 and below 1", lambda value: 0 < value < 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """The options of the command; of numbers that are not given the shape has its own."""
+
+    url: str | None = option("A running service; without it a local one is started.", "URL")
+    allow_remote: bool = option(
+        "Allow a service on another machine.", None, "--allow-remote", default=False
+    )
+    keys: str | None = option(
+        "JSON with the keys enroll, fraud and (to clean up) erase; - reads standard input.",
+        "FILE",
+        show_default="SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
+    )
+    outlet: str | None = option("Outlet to enroll for with a carrier's key.", "CODE")
+    keep: bool = option("Do not erase the people enrolled.", None, "--keep", default=False)
+    references: int = option("Synthetic references in the local service.", "N", default=0, min=0)
+    folder: Path | None = option("Where to put the local service's home.", "DIR")
+    faces: Path | None = option("Photographs, one folder per person.", "DIR")
+    rate: float | None = option(
+        "Arrivals per second; of a knee the first step.", "N", parser=_positive
+    )
+    seconds: float | None = option(
+        "Length of the run, or of each step of a knee.", "S", parser=_positive
+    )
+    peak: float | None = option("Arrivals per second in a spike.", "N", parser=_positive)
+    peak_s: float | None = option("Length of the spike.", "S", parser=_positive)
+    most_rate: float | None = option("Highest rate of a knee.", "N", parser=_positive)
+    resolution: float | None = option("Resolution of a knee.", "SHARE", parser=_fraction)
+    process: ArrivalProcess | None = option("Spacing of arrivals.", None, "--arrivals")
+    seed: int = option("Of arrivals and of the choice of people.", default=0, min=0)
+    in_flight: int = option("Most requests at once.", "N", default=_PACE.in_flight, min=1)
+    timeout_s: float = option("For an answer.", "S", default=_PACE.timeout_s, parser=_positive)
+    traffic: Traffic | None = option("Only this kind.", None, "--class")
+    mix: str | None = option("Such as enroll=40,match=60.", "SHARES")
+    p99_ms: float = option(
+        "Objective, for each kind of traffic.", "MS", default=_USUAL.p99_ms, parser=_positive
+    )
+    max_errors: float = option("Objective.", "SHARE", default=_USUAL.most_errors, parser=_share)
+    html: Path | None = option("Write Locust's report to one file.", "FILE")
+    as_json: bool = option("Print one JSON document.", None, "--json", default=False)
+    debug: bool = option("Show the traceback of an error.", None, "--debug", default=False)
+
+
+def read_options(shape: Shape, given: LoadOptions) -> LoadTestOptions:
+    """Checks and completes the options; `LoadTestRefused` with one line for anything wrong."""
+    mix = DEFAULT_MIX if given.mix is None else read_mix(given.mix)
+    if given.traffic is not None:
+        if given.mix is not None:
+            raise LoadTestRefused("--class is a mix of one kind: give it or --mix")
+        mix = {given.traffic: 1.0}
     options = LoadTestOptions(
         shape=shape,
         profile=_read_profile(shape, given),
-        mix={Traffic(given.traffic): 1.0} if given.traffic else given.mix,
+        mix=mix,
         objective=Objective(
             p99_ms=given.p99_ms,
             most_errors=given.max_errors,
@@ -337,88 +394,23 @@ def read_options(arguments: Sequence[str]) -> LoadTestOptions:
         seed=given.seed,
         keep_enrolled=given.keep,
         html=given.html,
-        as_json=given.json,
+        as_json=given.as_json,
     )
     _require_used(given)
     if given.url is not None:
         target = read_target(given.url, allows_remote=given.allow_remote)
         options = replace(options, target=target, keys=read_keys(given.keys))
     require_runnable(shape, options.profile)
-    _require_file(given.html)
+    # Before the load, which may take minutes.
+    require_place(given.html)
     if given.folder is not None and not given.folder.is_dir():
         raise LoadTestRefused(f"--folder {given.folder} is not a folder: name one that is there")
     return options
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sosie loadtest",
-        allow_abbrev=False,
-        epilog=EXITS,
-        description="Sends planned requests to a service and checks every answer.",
-    )
-    parser.add_argument("shape", choices=[*map(str, Shape)])
-    _add_target(parser.add_argument_group("service; without --url a local one is started"))
-    _add_load(parser.add_argument_group("load; each shape has its own defaults"))
-    add = parser.add_argument_group("traffic").add_mutually_exclusive_group().add_argument
-    add("--class", dest="traffic", choices=[*map(str, Traffic)], help="only this kind")
-    said = "such as enroll=40,match=60"
-    add("--mix", type=read_mix, default=DEFAULT_MIX, metavar="SHARES", help=said)
-    add, usual = parser.add_argument_group("objectives and report").add_argument, Objective()
-    said = "for each kind of traffic"
-    add("--p99-ms", type=_positive, default=usual.p99_ms, metavar="MS", help=said)
-    add("--max-errors", type=_share, default=usual.most_errors, metavar="SHARE")
-    add("--html", type=Path, metavar="FILE", help="write Locust's report to one file")
-    add("--json", action="store_true", help="print one JSON document")
-    return parser
-
-
-def _add_target(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--url", metavar="URL", help="a running service, such as http://127.0.0.1:8700")
-    add("--allow-remote", action="store_true", help="allow a service on another machine")
-    add(
-        "--keys",
-        metavar="FILE",
-        help="JSON with the keys enroll, fraud and (to clean up) erase; - reads standard input; "
-        "default: SOSIE_LOADTEST_KEY, _FRAUD_KEY, _ERASE_KEY",
-    )
-    add("--outlet", metavar="CODE", help="outlet to enroll for with a carrier's key")
-    add("--keep", action="store_true", help="do not erase the people enrolled")
-    said = "synthetic references in the local service"
-    add("--references", type=_count, default=0, metavar="N", help=said)
-    add("--folder", type=Path, metavar="DIR", help="where to put the local service's home")
-
-
-def _add_load(group: argparse._ArgumentGroup) -> None:
-    add, pace = group.add_argument, Pacing()
-    add("--faces", type=Path, metavar="DIR", help="photographs, one folder per person")
-    for flag, name, said in (
-        ("--rate", "N", "arrivals per second; of a knee the first step"),
-        ("--seconds", "S", "length of the run, or of each step of a knee"),
-        ("--peak", "N", "arrivals per second in a spike"),
-        ("--peak-s", "S", "length of the spike"),
-        ("--most-rate", "N", "highest rate of a knee"),
-    ):
-        add(flag, type=_positive, metavar=name, help=said)
-    add("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
-    add(
-        "--arrivals",
-        dest="process",
-        choices=[*map(str, ArrivalProcess)],
-        help="spacing of arrivals",
-    )
-    add("--seed", type=_count, default=0, help="of arrivals and of the choice of people")
-    said = "most requests at once"
-    add("--in-flight", type=_some, default=pace.in_flight, metavar="N", help=said)
-    add("--timeout-s", type=_positive, default=pace.timeout_s, metavar="S", help="for an answer")
-
-
-def _read_profile(shape: Shape, given: argparse.Namespace) -> LoadProfile:
+def _read_profile(shape: Shape, given: LoadOptions) -> LoadProfile:
     named = {one.name: getattr(given, one.name) for one in fields(LoadProfile)}
     chosen = {name: value for name, value in named.items() if value is not None}
-    if "process" in chosen:
-        chosen["process"] = ArrivalProcess(chosen["process"])
     for only_shape, own in (
         (Shape.SPIKE, ("peak", "peak_s")),
         (Shape.KNEE, ("most_rate", "resolution")),
@@ -428,39 +420,12 @@ def _read_profile(shape: Shape, given: argparse.Namespace) -> LoadProfile:
     return replace(DEFAULT_PROFILES[shape], **chosen)
 
 
-def _require_used(given: argparse.Namespace) -> None:
+def _require_used(given: LoadOptions) -> None:
     """`LoadTestRefused` for an option that would have no effect."""
     names, which, other = ["keys", "outlet", "allow_remote", "keep"], "a running", "give its --url"
     if given.url is not None:
         names, which, other = ["references", "folder"], "the local", "leave out --url"
     for name in names:
         if getattr(given, name):
-            option = f"--{name.replace('_', '-')}"
-            raise LoadTestRefused(f"{option} is for {which} service: {other}, or leave it out")
-
-
-def _require_file(path: Path | None) -> None:
-    """Checked before the load, which may take minutes."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise LoadTestRefused(f"{path} cannot be written: name a file in a folder that is there")
-
-
-def _read_number(
-    name: str, convert: Callable[[str], Any], is_good: Callable[[Any], bool]
-) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        value = convert(text)
-        if not is_good(value):
-            raise ValueError
-        return value
-
-    # argparse names the function in its own message.
-    read.__name__ = name
-    return read
-
-
-_positive = _read_number("number", float, lambda value: 0 < value < math.inf)
-_share = _read_number("share", float, lambda value: 0 <= value < 1)
-_fraction = _read_number("share above 0", float, lambda value: 0 < value < 1)
-_count = _read_number("count", int, lambda value: value >= 0)
-_some = _read_number("count above 0", int, lambda value: value > 0)
+            said = f"is for {which} service: {other}, or leave it out"
+            raise LoadTestRefused(f"--{name.replace('_', '-')} {said}")

@@ -1,43 +1,16 @@
-"""Errors, exit codes and signals of a load test."""
+"""Refusals of a load test, and the signals that end one."""
 
-import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from types import FrameType
 
+from engine.errors import RequestError
 
-class LoadTestRefused(Exception):
+
+class LoadTestRefused(RequestError, code="LOADTEST.REFUSED"):
     """The test cannot be run as asked; the message is one line that says what to do instead."""
-
-
-REFUSED, INTERNAL = "LOADTEST.REFUSED", "INTERNAL"
-
-
-class Exit(IntEnum):
-    """Exit codes, the same as of every command of Sosie."""
-
-    PASSED = 0
-    FAILED = 1
-    REFUSED = 2
-    INTERNAL = 3
-
-
-def refuse(message: str, *, as_json: bool, code: str = REFUSED) -> None:
-    """Writes one line on standard error, or a JSON document on standard output."""
-    line = " ".join(message.split())
-    if as_json:
-        write_json({"error": {"code": code, "message": line}})
-    else:
-        sys.stderr.write(f"sosie: {line}\n")
-
-
-def write_json(value: object) -> None:
-    """Writes one JSON document on standard output; `ValueError` for NaN, which JSON lacks."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -9,12 +9,10 @@ would show in `ps` and stay in the shell's history.
 import ipaddress
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +24,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
 from loadtest.errors import LoadTestRefused
+from serving.cli.inputs import read_json
 from serving.client import CallFailed, Client, MatchItem, MatchResult, Template
 from serving.wire.enrollments import Thresholds
 
@@ -86,9 +85,7 @@ FORCED = {
     "SOSIE_SERVE__HOST": "127.0.0.1",
     "SOSIE_SERVE__RAY_ADDRESS": "",
     "SOSIE_SERVE__TRACE_ENDPOINT": "",
-    "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
 }
-MOST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +127,10 @@ def _is_foreign(name: str) -> bool:
 
 
 def _read_file(source: str) -> dict[str, str]:
-    try:
-        if source == "-":
-            text = sys.stdin.read(MOST_BYTES)
-        else:
-            with Path(source).open(encoding="utf-8") as file:
-                text = file.read(MOST_BYTES)
-        value: Any = json.loads(text)
-    except OSError as error:
-        raise LoadTestRefused(f"{source} cannot be read: {error.strerror}") from None
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not set(value) <= set(VARIABLES):
-        names = ", ".join(VARIABLES)
-        raise LoadTestRefused(f"{source} must be a JSON object with the names {names}")
-    if not all(isinstance(one, str) for one in value.values()):
-        raise LoadTestRefused(f"{source} must hold strings")
+    names = ", ".join(VARIABLES)
+    value = read_json(source, f"it has the names {names}")
+    if not set(value) <= set(VARIABLES) or not all(isinstance(one, str) for one in value.values()):
+        raise LoadTestRefused(f"{source} must be a JSON object with texts for the names {names}")
     return value
 
 

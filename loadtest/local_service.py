@@ -5,31 +5,26 @@ cost, and resemble nobody: in 128 dimensions a face scores above 0.47 with one i
 and who does takes no part.
 """
 
-import fcntl
 import json
-import os
 import re
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from engine.errors import advise_extra
 from loadtest.errors import LoadTestRefused, signals_ignored
-from loadtest.exchange import Keys, ServiceAddress, open_client, service_environment
+from loadtest.exchange import Keys, ServiceAddress, service_environment
 from loadtest.participants import SpecimenNumbers
-from serving.client import CallFailed, Options
+from serving.cluster.environment import OwnedFolder
+from serving.cluster.processes import ChildService
 
 DIMENSION = 128
 BATCH_ROWS = 8_192
@@ -76,42 +71,37 @@ HOST = "127.0.0.1"
 CARRIER, OUTLET = "loadtest", "loadtest-1"
 LINE_LIMIT = "1000000"
 """Holders open more lines as long as the load goes on."""
-COMMAND_S, START_S, STOP_S, READY_S, POLL_S = 900.0, 600.0, 120.0, 5.0, 0.1
+COMMAND_S = 900.0
 SHOWN_CHARACTERS = 1_000
-PREFIX, OWNER = "sosie-loadtest-", "owner"
+PREFIX = "sosie-loadtest-"
 
 
 @contextmanager
 def start_local_service(
     disk: Path | None, references: int, seed: int
 ) -> Iterator[tuple[ServiceAddress, Keys]]:
-    """Starts a service with so many synthetic references; it is always stopped and deleted."""
-    shared = Path(tempfile.gettempdir()) if disk is None else disk
-    remove_left(shared)
+    """Starts a service with so many synthetic references; it is always stopped and deleted, as are
+    those of load tests that were killed."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=shared))
-        owner = (folder / OWNER).open("wb")
+        folder = OwnedFolder(PREFIX, Path(tempfile.gettempdir()) if disk is None else disk)
     except OSError as error:
         raise LoadTestRefused(
             f"no folder can be made for the local service: {error.strerror}; give --folder DIR"
         ) from None
-    fcntl.flock(owner, fcntl.LOCK_EX)
     try:
-        home = folder / "home"
-        keys = _make_home(home, folder, references, seed)
-        with _serve(home, folder / "serve.log") as target:
-            yield target, keys
+        home = folder.path / "home"
+        keys = _make_home(home, folder.path, references, seed)
+        service = ChildService(home, service_environment(UNBOUNDED))
+        try:
+            service.wait_ready(time.perf_counter())
+            yield ServiceAddress(HOST, service.port), keys
+        finally:
+            # A second interrupt must not delete the folder of a service that still runs.
+            with signals_ignored():
+                service.stop()
     finally:
-        with signals_ignored(), owner:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_left(shared: Path) -> None:
-    """Removes the folders of load tests that were killed: nobody holds the lock in them."""
-    for left in shared.glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError), left.open("wb") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent, ignore_errors=True)
+        with signals_ignored():
+            folder.close()
 
 
 def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
@@ -154,7 +144,7 @@ def _run(*arguments: str) -> str:
 def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            [*_command(), *arguments],
+            [sys.executable, "-P", "-m", "serving.cli.main", *arguments],
             env=service_environment({}),
             capture_output=True,
             text=True,
@@ -168,10 +158,6 @@ def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         ) from None
 
 
-def _command() -> Sequence[str]:
-    return (sys.executable, "-P", "-m", "serving.cli.main")
-
-
 UNBOUNDED = {
     "SOSIE_SERVE__RATE_LIMIT": "0",
     "SOSIE_SERVE__KEY_SHARE": "1",
@@ -181,68 +167,3 @@ UNBOUNDED = {
     "SOSIE_LIMITS__KEY_FAILURES": "0",
 }
 """Two keys ask for a whole country, and plant frauds: bounds by key would measure themselves."""
-
-
-@contextmanager
-def _serve(home: Path, log: Path) -> Iterator[ServiceAddress]:
-    target = ServiceAddress(HOST, _find_port())
-    changes = {"SOSIE_SERVE__PORT": str(target.port), **UNBOUNDED}
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*_command(), "--home", str(home), "serve", "--until-stdin-closes"],
-            env=service_environment(changes),
-            # Held open: killed outright, the load test takes the service along.
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for the load test, which then stops the service itself.
-            start_new_session=True,
-        )
-    try:
-        _wait_ready(process, target, log)
-        yield target
-    finally:
-        # A second interrupt must not delete the folder of a service that still runs.
-        with signals_ignored():
-            _stop(process)
-
-
-def _wait_ready(process: subprocess.Popen[bytes], target: ServiceAddress, log: Path) -> None:
-    end = time.monotonic() + START_S
-    with open_client(target, retries=0) as client:
-        while time.monotonic() < end and process.poll() is None:
-            with suppress(CallFailed):
-                if client.ready(Options(timeout_s=READY_S)).is_ready:
-                    return
-            time.sleep(POLL_S)
-    text = " ".join(log.read_text(encoding="utf-8", errors="replace").split())
-    raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGTERM, as an operator does, and kills by process id what has not ended in time."""
-    processes = _list_processes(process.pid)
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
-    for one in processes:
-        with suppress(psutil.NoSuchProcess):
-            if one.is_running():
-                os.kill(one.pid, signal.SIGKILL)
-    process.wait()
-    assert process.stdin is not None
-    process.stdin.close()
-
-
-def _list_processes(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
-    return []
-
-
-def _find_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])

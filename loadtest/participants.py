@@ -12,7 +12,6 @@ reserved for specimens (ICAO Doc 9303), and an unused range.
 
 from __future__ import annotations
 
-import io
 import math
 import secrets
 from collections import Counter
@@ -24,16 +23,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
-from engine.errors import advise_extra
+from engine.accuracy.photographs import (
+    Source,
+    list_photographs,
+    open_wheel,
+    read_photograph,
+    retake,
+)
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import ModelClient, ReportProgress
-from schema.documents import PASSPORT, compute_check_digit
+from schema.documents import PASSPORT, write_zone
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import Document
 
-STATE = "UTO"
 BIRTH = "800101"
 VALID_YEARS = 5
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -61,7 +64,7 @@ class SpecimenNumbers:
         """Its number is the second line of a machine readable zone."""
         assert serial < len(DIGITS) ** SERIAL_LENGTH
         number = self.tag + np.base_repr(serial, len(DIGITS)).zfill(SERIAL_LENGTH)
-        zone = write_zone(number, self.year + VALID_YEARS)
+        zone = write_zone(number, BIRTH, "<", f"{(self.year + VALID_YEARS) % 100:02d}1231")
         return Document(PASSPORT, zone, f"Utopian {serial}")
 
     def msisdn(self, serial: int) -> str:
@@ -72,19 +75,6 @@ def make_numbers(year: int) -> SpecimenNumbers:
     """Numbers with a random tag: the gallery may hold documents of other runs."""
     tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
     return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), year)
-
-
-def write_zone(number: str, expiry_year: int) -> str:
-    """The second line of a TD3 zone (ICAO Doc 9303-4) with all five check digits."""
-    document = _with_digit(f"{number:<<9}")
-    birth, expiry = _with_digit(BIRTH), _with_digit(f"{expiry_year % 100:02d}1231")
-    personal = _with_digit("<" * 14)
-    composite = compute_check_digit(document + birth + expiry + personal)
-    return f"{document}{STATE}{birth}<{expiry}{personal}{composite}"
-
-
-def _with_digit(text: str) -> str:
-    return f"{text}{compute_check_digit(text)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +188,7 @@ class LoadParticipants:
 
 LFW = Path(__file__).parents[2] / "shared" / "lfw" / "images"
 """Beside the checkout; an installed package has none."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 MOST_OF_A_PERSON = 4
-MOST_PHOTOGRAPH_BYTES = 8 * 2**20
-BUNDLED_FACES = 100
-"""The first half of the 200 images of scikit-image's `lfw_subset` are faces, 25 pixels wide."""
-BUNDLED_REPEATS = frozenset({36, 73, 90, 97})
-"""Images of people whom an earlier image shows already."""
-BUNDLED_ENLARGEMENT = 6
 
 
 Photographs = tuple[bytes, ...]
@@ -226,82 +209,34 @@ def open_dataset(faces: Path | None, most: int, full: int, seed: int) -> FaceDat
     folder = faces or (LFW if LFW.is_dir() else None)
     rng = np.random.default_rng(seed)
     if folder is None:
-        made = tuple(_read_bundled(rng, most))
-        return FaceDataset(
-            made, "scikit-image lfw_subset, enlarged; a second photograph made of each"
-        )
+        source = open_wheel()
+        made = tuple(_read_bundled(rng, source, most))
+        return FaceDataset(made, f"{source.title}; others made of each")
     if not folder.is_dir():
         raise LoadTestRefused(
             f"{folder} is not a folder: give one that holds a folder for each person"
         )
-    found = [paths for path in sorted(folder.iterdir()) if len(paths := _list(path)) >= 2]
+    listed = (list_photographs(path)[:MOST_OF_A_PERSON] for path in sorted(folder.iterdir()))
+    found = [paths for paths in listed if len(paths) >= 2]
     if not found:
         raise LoadTestRefused(
             f"nobody in {folder} has two photographs: give a folder that holds a folder for each "
             "person"
         )
     chosen = [found[place] for place in rng.permutation(len(found)).tolist()]
-    chosen.sort(key=lambda paths: -min(len(paths), MOST_OF_A_PERSON))
+    chosen.sort(key=lambda paths: -len(paths))
     people = tuple(
-        tuple(map(_read, paths if place < full else paths[:2]))
+        tuple(map(read_photograph, paths if place < full else paths[:2]))
         for place, paths in enumerate(chosen[:most])
     )
     return FaceDataset(people, f"{folder.parent.name}/{folder.name}")
 
 
-def make_second_photograph(data: bytes, serial: int) -> bytes:
-    """A JPEG as a second photograph might be: tilted, cropped, in other light, compressed again."""
-    with Image.open(io.BytesIO(data)) as file:
-        image = file.convert("RGB")
-    sign = -1 if serial % 2 else 1
-    image = image.rotate(
-        sign * (3 + serial % 3), Image.Resampling.BICUBIC, fillcolor=(128, 128, 128)
-    )
-    left, top = round(0.04 * image.width), round(0.05 * image.height)
-    image = image.crop((left, top, image.width - left, image.height - top))
-    image = ImageEnhance.Brightness(image).enhance(1 + 0.1 * sign)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
-
-
-def _read_bundled(rng: np.random.Generator, most: int) -> Iterator[Photographs]:
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise LoadTestRefused(
-            f"no photographs: give --faces DIR, or {advise_extra('demo')} for some"
-        ) from error
-    small = np.round(data.lfw_subset()[:BUNDLED_FACES] * 255).clip(0, 255).astype(np.uint8)
-    places = [place for place in range(BUNDLED_FACES) if place not in BUNDLED_REPEATS]
-    for place in rng.permutation(places).tolist()[:most]:
-        photograph = _enlarge(small[place])
+def _read_bundled(rng: np.random.Generator, source: Source, most: int) -> Iterator[Photographs]:
+    for place in rng.permutation(len(source.people)).tolist()[:most]:
+        photograph = source.people[place].pictures[0]
         # Three of them: one may turn out unusable.
-        yield photograph, *(make_second_photograph(photograph, serial) for serial in (0, 1))
-
-
-def _enlarge(grey: NDArray[np.uint8]) -> bytes:
-    image = Image.fromarray(grey)
-    size = (image.width * BUNDLED_ENLARGEMENT, image.height * BUNDLED_ENLARGEMENT)
-    buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _list(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return []
-    files = [one for one in sorted(path.iterdir()) if one.suffix.lower() in SUFFIXES]
-    return files[:MOST_OF_A_PERSON]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size <= MOST_PHOTOGRAPH_BYTES:
-            return path.read_bytes()
-    except OSError as error:
-        raise LoadTestRefused(f"{path} cannot be read: {error.strerror}") from None
-    raise LoadTestRefused(f"{path} is larger than the service takes: leave it out")
+        yield photograph.data, *(retake(photograph, serial).data for serial in (0, 1))
 
 
 ALONE = -0.5
@@ -378,7 +313,7 @@ def select_people(
 def drop_known(
     people: Sequence[Person], model: ModelClient, dropped: Counter[str]
 ) -> tuple[list[Person], bool]:
-    """Those whom a search of the gallery does not find, and whether it holds any reference."""
+    """The people whom a search of the gallery does not find, and whether it holds any reference."""
     known = model.search([person.first.live.template for person in people])
     unknown = [one for one, (found, _) in zip(people, known, strict=True) if not found]
     dropped["known to the gallery, or alike"] += len(people) - len(unknown)

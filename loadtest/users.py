@@ -35,14 +35,17 @@ from locust import User, events
 from locust.env import Environment
 from locust.exception import StopUser
 
+from engine.errors import RequestError
 from loadtest.criteria import Correctness, judge, mark_look_alikes
-from loadtest.errors import Exit, LoadTestRefused, refuse
+from loadtest.errors import LoadTestRefused
 from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.load import Sender, fire
 from loadtest.participants import ParticipantCounts
 from loadtest.schedule import Kind, Outcome, Planner, Visit
 from loadtest.service_calls import Answer
 from loadtest.setup import LoadSession, open_session, tell_left
+from serving.cli.output import print_fault
+from serving.errors import describe
 
 __all__ = ["Answer", "Kind", "SosieUser"]
 
@@ -52,7 +55,7 @@ HOLDERS, RACERS, OUTSIDERS = 8, 4, 4
 
 @dataclass(slots=True)
 class Visiting:
-    """What the users of one run share: the service, and the people in it."""
+    """The state that the users of one run share: the service, and the people in it."""
 
     session: LoadSession
     sender: Sender
@@ -126,9 +129,10 @@ def begin(environment: Environment, **_: Any) -> None:
     """Prepares the people; a run that cannot be is ended with one line."""
     try:
         _running[environment] = _open(environment)
-    except LoadTestRefused as refused:
-        refuse(str(refused), as_json=False)
-        environment.process_exit_code = Exit.REFUSED
+    except RequestError as refused:
+        fault = describe(refused)
+        print_fault(fault, as_json=False)
+        environment.process_exit_code = fault.exit_code
         assert environment.runner is not None
         # Not from inside its own start.
         gevent.spawn_later(0, environment.runner.quit)

@@ -59,6 +59,15 @@ def compute_check_digit(text: str) -> int:
     return sum(value * (7, 3, 1)[place % 3] for place, value in enumerate(values)) % 10
 
 
+def write_zone(number: str, birth: str, sex: str, expiry: str) -> str:
+    """The second line of a passport of Utopia (TD3, ICAO Doc 9303-4), a state of specimens: a
+    number of nine letters and digits, days as 800101."""
+    digits = (f"{text}{compute_check_digit(text)}" for text in (number, birth, expiry))
+    (first, born, ends), personal = digits, "<" * 15
+    whole = compute_check_digit(first + born + ends + personal)
+    return f"{first}UTO{born}{sex}{ends}{personal}{whole}"
+
+
 class Document(Struct, frozen=True):
     """A document as presented; its repr shows neither the number nor the name.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.accuracy.dataset import SUFFIXES
+from engine.accuracy.photographs import SUFFIXES, find_images
 from engine.capacity.figures import (
     USUAL,
     FigureOrigin,
@@ -27,7 +27,7 @@ from engine.capacity.figures import (
     assume,
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
@@ -38,7 +38,7 @@ from indexes.base import Vectors
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.models import build_extractor, embedder_card
 from serving.settings.sections import GallerySettings, RegistrySettings
@@ -164,14 +164,7 @@ def measure_photographs(settings: Settings, folder: Path | None, rounds: int = R
 def _find_images(folder: Path | None, most: int) -> tuple[list[bytes], str]:
     if folder is not None:
         return _read_folder(folder, most), f"photographs of {folder.name}"
-    try:
-        from skimage import data  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        raise RequestError(
-            f"the portrait comes with scikit-image: {advise_extra('demo')}, or give a folder of "
-            "photographs with --photographs"
-        ) from None
-    portrait = np.asarray(data.astronaut())[_FACE]
+    portrait = np.asarray(find_images("--photographs").astronaut())[_FACE]
     lit = [np.clip(portrait * light, 0, 255).astype(np.uint8) for light in (0.9, 1.0, 1.1)]
     return [_encode(one) for one in lit], f"a portrait, {SIDE_PX} px"
 

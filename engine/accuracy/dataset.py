@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.accuracy.photographs import list_photographs
 from engine.errors import RequestError
 from engine.faces.quality import Quality
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
 
@@ -47,7 +47,7 @@ class LabelledFolder:
         found = {
             person.name: photographs
             for person in sorted(root.iterdir())
-            if person.is_dir() and (photographs := _list_photographs(person))
+            if person.is_dir() and (photographs := list_photographs(person))
         }
         paths = tuple(path for photographs in found.values() for path in photographs)
         if len(found) < 2:
@@ -62,10 +62,6 @@ class LabelledFolder:
             )
         counts = [len(photographs) for photographs in found.values()]
         return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
-
-
-def _list_photographs(person: Path) -> list[Path]:
-    return [path for path in sorted(person.iterdir()) if path.suffix.lower() in SUFFIXES]
 
 
 BATCH = 64

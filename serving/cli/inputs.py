@@ -113,7 +113,8 @@ class Details(dict[str, str]):
 
 def read_details(source: str | None, **given: str | None) -> Details:
     """Details from a JSON file (`-`: standard input), options first."""
-    written = {} if source is None else _read_json(source)
+    keys = "give keys as `sosie enroll --help` says"
+    written = {} if source is None else read_json(source, keys)
     if written.keys() - Details.KEYS or not all(isinstance(one, str) for one in written.values()):
         raise RequestError(f"{source} must hold texts under the keys {', '.join(Details.KEYS)}")
     return Details(written | {key: value for key, value in given.items() if value is not None})
@@ -193,13 +194,13 @@ def sample_photographs(
 
 def list_frames(given: Sequence[Path]) -> list[Path]:
     """The files of one face's frames: those given, of a folder the photographs in it, by name."""
-    from engine.accuracy.dataset import SUFFIXES
+    from engine.accuracy.photographs import list_photographs
     from serving.wire.fields import MAX_FRAMES
 
     frames = []
     for path in given:
         if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+            inside = list_photographs(path)
             if not inside:
                 raise RequestError(f"{path} holds no photograph: give a file, or another folder")
             frames += inside
@@ -285,7 +286,8 @@ def require_words(text: str, what: str, max_length: int) -> None:
         )
 
 
-def _read_json(source: str) -> dict[str, Any]:
+def read_json(source: str, advice: str) -> dict[str, Any]:
+    """The JSON object in a file (`-`: standard input)."""
     try:
         if source == "-":
             text = sys.stdin.read(MAX_DOCUMENT_BYTES)
@@ -298,7 +300,5 @@ def _read_json(source: str) -> dict[str, Any]:
     except ValueError:
         written = None
     if not isinstance(written, dict):
-        raise RequestError(
-            f"{source} is not a JSON object: give keys as `sosie enroll --help` says"
-        )
+        raise RequestError(f"{source} is not a JSON object: {advice}")
     return written

@@ -1,19 +1,22 @@
-"""Processes of a running service: their roles and their end. Linux only."""
+"""Processes of a running service: their roles, their end, and one as a child. Linux only."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from engine.errors import RequestError
 
 if TYPE_CHECKING:
     import psutil
@@ -157,6 +160,114 @@ def reap_orphans(spared: int | None = None) -> list[Process]:
             if child != spared and not any(os.waitpid(child, os.WNOHANG)):
                 living.append(psutil.Process(child))
     return list(_read_living(living))
+
+
+START_TIMEOUT_S, STOP_TIMEOUT_S = 600.0, 120.0
+POLL_S, ASKED_S = 0.05, 2.0
+SHOWN_CHARACTERS = 2_000
+
+
+class ServiceFailed(RequestError, code="SERVICE.FAILED"):
+    """The service did not start, or ended by itself."""
+
+
+class ChildService:
+    """`sosie serve` on a home as a child process, not ready at once; it ends with this process,
+    even where that is killed. Stop it, whatever happens."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        from serving.cluster.environment import find_port  # noqa: PLC0415 - it loads the settings
+
+        self.home, self.port = home, find_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        own = {"SOSIE_SERVE__PORT": str(self.port), "SOSIE_SERVE__LOG_FILE": "log/service.jsonl"}
+        self._environment = {**environment, **own}
+        self._log = home.parent / f"{home.name}-serve.log"
+        self._process = self._start()
+
+    @property
+    def pid(self) -> int:
+        """The process id of `sosie serve` itself."""
+        return self._process.pid
+
+    def require_running(self) -> None:
+        """`ServiceFailed` where it has ended by itself."""
+        status = self._process.poll()
+        if status is not None:
+            raise ServiceFailed(f"`sosie serve` ended with status {status}: {self._read_log()}")
+
+    def wait_ready(self, since: float, timeout_s: float = START_TIMEOUT_S) -> float:
+        """Seconds from `since` (of `time.perf_counter`) to its first answer that it is ready."""
+        import httpx  # noqa: PLC0415 - an extra
+
+        from serving.client import CallFailed, Client, Options  # noqa: PLC0415 - needs it
+
+        asked = Options(timeout_s=ASKED_S)
+        with Client(self.url, retries=0, transport=httpx.HTTPTransport()) as client:
+            while time.perf_counter() - since < timeout_s:
+                self.require_running()
+                with suppress(CallFailed):
+                    if client.ready(asked).is_ready:
+                        return time.perf_counter() - since
+                time.sleep(POLL_S)
+        raise ServiceFailed(
+            f"the service was not ready after {timeout_s:.0f} s: {self._read_log()}"
+        )
+
+    def stop(self) -> None:
+        """Asks it to end, as an operator does; what does not end in time is killed."""
+        import psutil  # noqa: PLC0415 - an extra
+
+        family = list_family(self.pid)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._wait()
+        kill_hard(psutil.wait_procs(family, STOP_TIMEOUT_S / 6)[1])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        words = ["-P", "-m", "serving.cli.main", "serve", "--home", str(self.home)]
+        with self._log.open("ab") as file:
+            return subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, *words, "--until-stdin-closes"],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the starter, which then stops the service itself.
+                start_new_session=True,
+            )
+
+    def _wait(self) -> None:
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _read_log(self) -> str:
+        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        return " ".join(text[-SHOWN_CHARACTERS:].split()) or "it said nothing"
+
+
+def list_family(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants that are alive."""
+    import psutil  # noqa: PLC0415 - an extra
+
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    return []
+
+
+def kill_hard(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL, to each in turn; those that are gone already are left out."""
+    import psutil  # noqa: PLC0415 - an extra
+
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def main() -> None:

@@ -13,15 +13,16 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Column, Table
 
+from engine.accuracy.photographs import open_folder, open_wheel
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError
 from engine.formatting import with_interval
 from schema.decisions import Comparison
 from serving.cli.output import print_json, show_progress
-from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
 from serving.demo.scenario import (
     DemoParticipants,
     StepResult,
+    admit_synthetic_gallery,
     choose_participants,
     list_steps,
     open_demo_deployment,

@@ -1,4 +1,4 @@
-"""The scenario of the demo: its participants, its steps, and the answer that each must get."""
+"""The scenario of the demo: participants, gallery, steps, and the answer that each must get."""
 
 import itertools
 import tempfile
@@ -7,25 +7,59 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from stdnum.cn import ric
 
+from engine.accuracy.photographs import Person, Picture, Source, blur, retake
+from engine.accuracy.population import Population
 from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extractor
+from engine.matching.bulk_enrollment import admit_references
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import take_samples
 from engine.registry.accounts import Carrier
 from schema.documents import Document
 from schema.reasons import About, Decision, Reason
-from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.deployment.deployment import Deployment, create_home
 from serving.errors import require_sound
 from serving.settings.sections import RegistrySettings
 from serving.settings.settings import Settings
 
 CARRIER, OUTLET = "demo", "demo-1"
+SEED = 1
+_AREA = "110101"
+_FIRST_BIRTHDAY = date(1801, 1, 1)
+"""Resident numbers began in 1984: with this birthday one is well-formed and belongs to nobody."""
+_NUMBERS_A_DAY = 1_000
+
+
+def make_document(serial: int, name: str) -> Document:
+    """A well-formed Chinese resident identity number (GB 11643) for each serial from 0."""
+    days, order = divmod(serial, _NUMBERS_A_DAY)
+    body = f"{_AREA}{_FIRST_BIRTHDAY + timedelta(days):%Y%m%d}{order:03d}"
+    return Document("cn-ric", body + ric.calc_check_digit(f"{body}0"), name)
+
+
+def forge_document(serial: int, name: str) -> Document:
+    """The number of `make_document` with a wrong check digit."""
+    sound = make_document(serial, name)
+    wrong = "1" if sound.number[-1] != "1" else "2"
+    return Document(sound.type, sound.number[:-1] + wrong, name)
+
+
+def admit_synthetic_gallery(
+    deployment: Deployment, population: Population, size: int, report: Callable[[int, int], None]
+) -> None:
+    """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
+    vectors = deployment.vault.rotate(population.references(size, SEED))
+    documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
+    admit_references(deployment.registrar, documents, vectors, "demo", report)
+    # Or the first step of a new installation would wait for code that is compiled.
+    deployment.restored.gallery.warm()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.documents import CheckedDocument, check_document
-from schema.documents import PASSPORT, Document, compute_check_digit
+from schema.documents import PASSPORT, Document, write_zone
 from schema.reasons import About, Decision, Reason
 
 Vector = NDArray[np.float32]
@@ -213,11 +213,7 @@ def make_number(document_type: str, serial: int) -> str:
     is_of_minor = serial in OUTCOMES and OUTCOMES[serial].is_of_minor
     if document_type == PASSPORT:
         birth = "190307" if is_of_minor else "900307"
-        number, rest = f"SBX000{serial:03d}", f"{birth}{compute_check_digit(birth)}F"
-        expiry = f"{_EXPIRES}0131"
-        line = f"{number}{compute_check_digit(number)}UTO{rest}{expiry}"
-        line += f"{compute_check_digit(expiry)}{'<' * 14}<"
-        return line + str(compute_check_digit(line[:10] + line[13:20] + line[21:43]))
+        return write_zone(f"SBX000{serial:03d}", birth, "F", f"{_EXPIRES}0131")
     if document_type not in _PATTERNS:
         raise RequestError(f"numbers of no such type have a meaning: use one of {', '.join(TYPES)}")
     chosen_of = _MINORS if is_of_minor and document_type in _MINORS else _PATTERNS

@@ -12,10 +12,11 @@ from bench.core.reports import Figure, Skipped, load_goals
 from bench.suites.serve.chaos import Target, _draw_targets
 from bench.suites.serve.context import OverloadPlan, require_good
 from bench.suites.serve.load_generator import OVERDUE, ROW, Load, Record
-from bench.suites.serve.process import kill_hard, list_family, read_pss
+from bench.suites.serve.process import read_pss
 from bench.suites.serve.service_suite import PARTS, find_growth
 from bench.suites.serve.throughput import OverloadRun, run_overload
 from engine.errors import RequestError
+from serving.cluster.processes import kill_hard, list_family
 
 NAN = float("nan")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from engine.accuracy.photographs import WHEEL_PEOPLE
 from engine.registry.accounts import Carrier
 from engine.registry.store import PERSONAL_ROLES
 from serving.deployment.deployment import Deployment, create_home
@@ -21,8 +22,6 @@ from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import start_listening
 from tests.serving.conftest import Outcome
 
-SHOWN_AGAIN = (36, 73, 90, 97)
-"""Images of `lfw_subset` with people whom an earlier one shows already."""
 PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2), "five": (23, 3)}
 """People in each folder, and photographs of each person; nobody is in two folders, so that the
 load tests can run at once."""
@@ -36,8 +35,8 @@ def faces(tmp_path_factory) -> Path:
     differently."""
     folder = tmp_path_factory.mktemp("loadtest")
     rng = np.random.default_rng(5)
-    pictures = skimage.data.lfw_subset()[:100]
-    people = iter([pictures[place] for place in range(100) if place not in SHOWN_AGAIN])
+    again = [place for places in WHEEL_PEOPLE for place in places[1:]]
+    people = iter(np.delete(skimage.data.lfw_subset()[:100], again, axis=0))
     for part, (count, photographs) in PARTS.items():
         for person in range(count):
             photograph(next(people), folder / part / f"Person_{person:02d}", photographs, rng)

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from loadtest.commands import main
-from loadtest.config import DEFAULT_PROFILES, Shape, read_options
-from loadtest.errors import LoadTestRefused
+from engine.errors import RequestError
+from loadtest import commands
+from loadtest.config import DEFAULT_PROFILES, LoadTestOptions, Shape
 from loadtest.exchange import VARIABLES, read_keys, read_target, service_environment
 from loadtest.schedule import Traffic, read_mix
 
@@ -18,9 +18,18 @@ def _keys(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def run(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        commands.app(arguments)
+    return ended.value.code
+
+
 @pytest.mark.parametrize("shape", Shape)
-def test_every_shape_has_defaults(shape: Shape) -> None:
-    options = read_options([shape.value])
+def test_every_shape_has_defaults(shape: Shape, monkeypatch) -> None:
+    asked: list[LoadTestOptions] = []
+    monkeypatch.setattr(commands, "_run", asked.append)
+    assert run(shape) == 0
+    [options] = asked
     assert (options.shape, options.profile) == (shape, DEFAULT_PROFILES[shape])
     assert options.target is None
 
@@ -28,27 +37,22 @@ def test_every_shape_has_defaults(shape: Shape) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["calm"], "invalid choice"),
+        (["calm"], "calm"),
         (["steady", "--rate", "0"], "number"),
-        (["steady", "--rate", "nan"], "number"),
-        (["steady", "--seconds", "inf"], "number"),
+        (["steady", "--seconds", "nan"], "number"),
         (["steady", "--peak", "9"], "shape spike"),
         (["steady", "--mix", "enrol=1"], "enroll=40,match=60"),
         (["steady", "--mix", "enroll=0"], "share above 0"),
-        (["steady", "--class", "match", "--mix", "match=1"], "not allowed"),
+        (["steady", "--class", "match", "--mix", "match=1"], "give it or --mix"),
         (["knee", "--rate", "50", "--most-rate", "40"], "not be above --most-rate"),
         (["knee", "--most-rate", "4000", "--seconds", "100"], "visits"),
         (["knee", "--resolution", "0"], "share above 0"),
-        (["steady", "--resolution", "0.1"], "shape knee"),
-        (["steady", "--in-flight", "0"], "count above 0"),
+        (["steady", "--in-flight", "0"], "greater than or equal to 1"),
         (["steady", "--folder", "/nowhere"], "is not a folder"),
         (["steady", "--keys", "-"], "give its --url"),
-        (["steady", "--outlet", "b1"], "give its --url"),
-        (["steady", "--allow-remote"], "give its --url"),
         (["steady", "--keep"], "give its --url"),
         (["steady", "--url", "http://127.0.0.1:1", "--folder", "/tmp"], "leave out --url"),
         (["steady", "--html", "/nowhere/report.html"], "cannot be written"),
-        (["steady", "--url", "http://127.0.0.1:1", "--references", "5"], "leave out --url"),
         (["steady", "--url", "http://127.0.0.1:1"], "SOSIE_LOADTEST_KEY"),
         (["steady", "--url", "http://192.0.2.1:8700"], "--allow-remote"),
         (["steady", "--url", "http://sosie.example"], "not this machine"),
@@ -58,14 +62,14 @@ def test_every_shape_has_defaults(shape: Shape) -> None:
     ],
 )
 def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str, capsys) -> None:
-    assert main(arguments) == 2
+    assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("sosie: ")
     assert words in err
     assert err.count("\n") == 1
 
-    assert main([*arguments, "--json"]) == 2
+    assert run(*arguments, "--json") == 2
     assert words in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
@@ -100,7 +104,7 @@ def test_keys_come_from_a_file_standard_input_or_the_environment(tmp_path, monke
 def test_a_file_without_keys_is_refused_without_showing_it(tmp_path, text: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(text)
-    with pytest.raises(LoadTestRefused) as refused:
+    with pytest.raises(RequestError) as refused:
         read_keys(str(file))
     assert "\n" not in str(refused.value)
 
@@ -133,7 +137,6 @@ def test_a_local_service_uses_the_models_of_the_machine(monkeypatch) -> None:
     serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
     assert serve == {
         "SOSIE_SERVE__HOST": "127.0.0.1",
-        "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
         "SOSIE_SERVE__PORT": "1",
         "SOSIE_SERVE__RAY_ADDRESS": "",
         "SOSIE_SERVE__TRACE_ENDPOINT": "",

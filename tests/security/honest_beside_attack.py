@@ -30,7 +30,7 @@ from bench.suites.serve.process import serve
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from serving.access.authentication import make_key
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from tests.security.costly_files import write

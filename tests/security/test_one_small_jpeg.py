@@ -20,7 +20,7 @@ from engine.faces.extractor import Extracted, Extractor
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
 from serving.cluster.deployments import Ingress
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.ingress import extraction_queue
 from tests.security.costly_files import jpeg_of_empty_scans, jpeg_of_segments, png_of_texts, write
 from tests.serving.api.conftest import serving

@@ -33,7 +33,7 @@ from serving.case_report import (
     write_case,
 )
 from serving.cli import output
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from serving.wire.people import StrangersAlike

@@ -17,13 +17,13 @@ from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.context import Context
 from bench.suites.serve.fixtures import Home, Person
 from bench.suites.serve.load_generator import CONSENT
-from bench.suites.serve.process import HOST, Service, ServiceFailed, kill_hard, list_family
+from bench.suites.serve.process import HOST, Service
 from bench.suites.workload import OUTLET
 from engine.errors import NotFound
 from engine.registry.database import utc_now
 from engine.registry.store import Store
 from serving.client import Activation, CallFailed, Client
-from serving.cluster.processes import Role, find_processes
+from serving.cluster.processes import Role, ServiceFailed, find_processes, kill_hard, list_family
 from serving.wire.fields import Document
 
 

@@ -1,25 +1,27 @@
 """`sosie serve` as a child process, from its start to its end."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 
-import httpx
 import psutil
 
 from bench.core.reports import Figure
-from engine.errors import RequestError
-from serving.client import CallFailed, Client, Options
-from serving.cluster.environment import find_port
-from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
+from serving.cluster.processes import (
+    STOP_TIMEOUT_S,
+    ChildService,
+    Process,
+    Role,
+    end_with_starter,
+    kill_hard,
+    list_descendants,
+    list_family,
+)
 
 MIB = 2**20
 
@@ -53,21 +55,6 @@ def end_with_parent() -> None:
     end_with_starter(parent.sentinel)
 
 
-def list_family(pid: int) -> list[psutil.Process]:
-    """A process and all its descendants that are alive."""
-    with suppress(psutil.NoSuchProcess):
-        first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
-    return []
-
-
-def kill_hard(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL, to each in turn; those that are gone already are left out."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
 def read_pss(pid: int) -> int:
     """Bytes that a process holds: shared pages count once among all that share them (PSS).
 
@@ -84,62 +71,14 @@ def read_pss(pid: int) -> int:
 
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S, STOP_TIMEOUT_S = 600.0, 120.0
-POLL_S, ASKED = 0.05, Options(timeout_s=2)
-SHOWN_CHARACTERS = 2_000
 
 
-class ServiceFailed(RequestError):
-    """The service did not start, or ended by itself."""
-
-    code = "BENCH.SERVICE_FAILED"
-
-
-class Service:
-    """A service on a home from its start; not ready at once. Stop it, whatever happens."""
+class Service(ChildService):
+    """A service on a home that is ended as by a loss of power, and begun again."""
 
     def __init__(self, home: Path, proxy: str = "haproxy") -> None:
         """`proxy` as in `[serve]`."""
-        self.home, self.port, self._proxy = home, find_port(), proxy
-        self._log = home.parent / f"{home.name}-serve.log"
-        self._process = self._start()
-
-    @property
-    def pid(self) -> int:
-        """Of `sosie serve` itself."""
-        return self._process.pid
-
-    def require_running(self) -> None:
-        """`ServiceFailed` where it has ended by itself."""
-        status = self._process.poll()
-        if status is not None:
-            raise ServiceFailed(f"`sosie serve` ended with status {status}: {self._read_log()}")
-
-    def wait_ready(self, since: float, timeout_s: float = START_TIMEOUT_S) -> float:
-        """Seconds from `since` (of `time.perf_counter`) to its first answer that it is ready."""
-        url, transport = f"http://{HOST}:{self.port}", httpx.HTTPTransport()
-        with Client(url, retries=0, transport=transport) as client:
-            while time.perf_counter() - since < timeout_s:
-                self.require_running()
-                with suppress(CallFailed):
-                    if client.ready(ASKED).is_ready:
-                        return time.perf_counter() - since
-                time.sleep(POLL_S)
-        raise ServiceFailed(
-            f"the service was not ready after {timeout_s:.0f} s: {self._read_log()}"
-        )
-
-    def stop(self) -> None:
-        """Asks it to end, as an operator does; what does not end in time is killed."""
-        family = list_family(self.pid)
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._wait()
-        kill_hard(psutil.wait_procs(family, STOP_TIMEOUT_S / 6)[1])
+        super().__init__(home, os.environ | {"SOSIE_SERVE__PROXY": proxy})
 
     def kill(self) -> None:
         """SIGKILL to every process of it, as when a machine loses its power."""
@@ -152,33 +91,6 @@ class Service:
         """Begins again what has ended."""
         assert self._process.poll() is not None
         self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = Path(sys.executable).with_name("sosie")
-        if not command.is_file():
-            raise RequestError(f"no command sosie beside {sys.executable}: install Sosie there")
-        environment = os.environ | {
-            "SOSIE_SERVE__PORT": str(self.port),
-            "SOSIE_SERVE__PROXY": self._proxy,
-            "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",
-        }
-        with self._log.open("ab") as file:
-            return subprocess.Popen(
-                [str(command), "serve", "--home", str(self.home), "--until-stdin-closes"],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    def _wait(self) -> None:
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def _read_log(self) -> str:
-        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        return " ".join(text[-SHOWN_CHARACTERS:].split()) or "it said nothing"
 
 
 @contextmanager

@@ -32,19 +32,11 @@ from bench.suites.serve.load_generator import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.process import (
-    MIB,
-    OTHERS,
-    Service,
-    ServiceFailed,
-    name_part,
-    read_pss,
-    serve,
-)
+from bench.suites.serve.process import MIB, OTHERS, Service, name_part, read_pss, serve
 from bench.suites.serve.throughput import measure_overload, measure_throughput
 from engine.errors import RequestError
 from serving.cluster.environment import OwnedFolder
-from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.cluster.processes import Role, ServiceFailed, find_processes, list_descendants
 
 FAILOVER_TIMEOUT_S, LOOK_S = 300.0, 0.02
 WARM_S, LEAST_SAMPLES = 60.0, 4

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from engine.accuracy.dataset import SUFFIXES
+from engine.accuracy.photographs import SUFFIXES
 from engine.errors import CalibrationError, ImageError, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.face import FacePart

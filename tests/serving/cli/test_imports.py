@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from serving.cli import output
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.imports import IssuedTemplates

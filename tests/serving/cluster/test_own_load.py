@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.local_service import remove_left
+from loadtest.local_service import PREFIX
+from serving.cluster.environment import OwnedFolder
 from serving.cluster.processes import NODE_MODULE, Process, Role, list_descendants
 
 pytestmark = pytest.mark.slow
@@ -48,7 +49,7 @@ def test_a_service_ends_with_its_starter_even_where_that_is_killed(environment, 
         assert not folder.exists()
         if home.is_relative_to(tmp_path / "loadtest"):
             # Nobody was left to remove it: the next load test does.
-            remove_left(tmp_path / "loadtest")
+            OwnedFolder(PREFIX, tmp_path / "loadtest").close()
         assert not home.exists()
 
 

@@ -25,7 +25,7 @@ from engine.matching.documents import check_document
 from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.api.conftest import extractor, keyed_home, service, serving

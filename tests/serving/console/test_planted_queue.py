@@ -16,7 +16,7 @@ from engine.matching.documents import check_document
 from engine.matching.samples import take_samples
 from engine.registry.vault import Vault
 from schema.cases import CaseState
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from tests.engine.records import newest_cases
 from tests.serving.console.conftest import Site, import_subscribers, keep_faces, open_site
 from tests.serving.console.driving import Visitor, visiting

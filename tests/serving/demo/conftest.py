@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine.accuracy.photographs import Source, open_wheel
 from engine.faces.extractor import Extractor, open_extractor
-from serving.demo.data import Source, open_wheel
 from serving.demo.demo_run import run_demo
 
 

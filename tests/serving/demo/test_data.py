@@ -8,19 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.errors import RequestError
-from engine.matching.documents import check_document
-from schema.documents import Document
-from serving.demo.data import (
+from engine.accuracy.photographs import (
     MAX_PHOTOGRAPHS,
     Picture,
     encode_png,
-    forge_document,
-    make_document,
     open_folder,
     open_wheel,
     retake,
 )
+from engine.errors import RequestError
+from engine.matching.documents import check_document
+from schema.documents import Document
+from serving.demo.scenario import forge_document, make_document
 
 
 def test_the_wheel_brings_every_face_once(wheel) -> None:

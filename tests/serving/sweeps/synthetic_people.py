@@ -13,7 +13,7 @@ from engine.matching.bulk_enrollment import admit_references
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
-from serving.demo.data import make_document
+from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 

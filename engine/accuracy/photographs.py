@@ -1,24 +1,20 @@
-"""Data of the demo: photographs from scikit-image or from a folder, and a synthetic gallery."""
+"""Photographs to try with: those that scikit-image brings, those of a folder, and what is made of
+one in place of another of the same person."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from stdnum.cn import ric
 
-from engine.accuracy.dataset import SUFFIXES
-from engine.accuracy.population import Population
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
-from engine.matching.bulk_enrollment import admit_references
-from schema.documents import Document
-from serving.deployment.deployment import Deployment
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 JPEG_QUALITY = 75
 BLUR_EYE_SHARE = 0.12
 """Radius of a blur that the quality limits refuse, in inter-eye distances."""
@@ -106,15 +102,22 @@ class Source:
     people: tuple[Person, ...]
 
 
-def open_wheel() -> Source:
-    """The astronaut and the 100 faces of `lfw_subset`, 25 pixels wide, enlarged."""
+def find_images(instead: str) -> Any:
+    """The images of scikit-image; `RequestError` where it is not here, with the option that is
+    given `instead`."""
     try:
         from skimage import data  # noqa: PLC0415 - an extra that a folder of faces does without
-    except ModuleNotFoundError:
+    except ImportError:
         raise RequestError(
-            "the demo's photographs come with scikit-image: "
-            f"{advise_extra('demo')}, or give a folder with --faces"
+            f"photographs come with scikit-image: {advise_extra('demo')}, or give a folder with "
+            f"{instead}"
         ) from None
+    return data
+
+
+def open_wheel() -> Source:
+    """The astronaut and the 100 faces of `lfw_subset`, 25 pixels wide, enlarged."""
+    data = find_images("--faces")
     small = np.round(data.lfw_subset()[:WHEEL_FACES] * 255).clip(0, 255).astype(np.uint8)
     faces = [
         Picture(f"face {place}", encode_png(face, WHEEL_ENLARGEMENT))
@@ -136,7 +139,7 @@ def open_folder(folder: Path) -> Source:
     `RequestError` for none."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
-    found = [paths for path in sorted(folder.iterdir()) if (paths := _list_photographs(path))]
+    found = [paths for path in sorted(folder.iterdir()) if (paths := list_photographs(path))]
     if not found:
         raise RequestError(
             f"no photograph in {folder}: it must hold .jpg, .png or .webp files, "
@@ -152,11 +155,12 @@ def _read_people(found: Sequence[Sequence[Path]]) -> Iterator[Person]:
         chosen = paths[: min(MAX_OF_A_PERSON, left)]
         left -= len(chosen)
         if chosen:
-            pictures = tuple(Picture(path.stem, _read(path)) for path in chosen)
+            pictures = tuple(Picture(path.stem, read_photograph(path)) for path in chosen)
             yield Person(chosen[0].parent.name if len(paths) > 1 else chosen[0].stem, pictures)
 
 
-def _list_photographs(path: Path) -> list[Path]:
+def list_photographs(path: Path) -> list[Path]:
+    """The photographs in a folder, by name, or a single one; none of anything else."""
     if path.is_dir():
         return [one for one in sorted(path.iterdir()) if _is_photograph(one)]
     return [path] if _is_photograph(path) else []
@@ -166,7 +170,7 @@ def _is_photograph(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
-def _read(path: Path) -> bytes:
+def read_photograph(path: Path) -> bytes:
     """The file's bytes, cut one byte above the size limit: the decoder then refuses the file."""
     try:
         with path.open("rb") as file:
@@ -178,35 +182,3 @@ def _read(path: Path) -> bytes:
 def _join_places(places: Sequence[int]) -> str:
     plural = "s" if len(places) > 1 else ""
     return f"lfw_subset image{plural} {', '.join(map(str, places))}"
-
-
-SEED = 1
-_AREA = "110101"
-_FIRST_BIRTHDAY = date(1801, 1, 1)
-"""Resident numbers began in 1984: with this birthday one is well-formed and belongs to nobody."""
-_NUMBERS_A_DAY = 1_000
-
-
-def make_document(serial: int, name: str) -> Document:
-    """A well-formed Chinese resident identity number (GB 11643) for each serial from 0."""
-    days, order = divmod(serial, _NUMBERS_A_DAY)
-    body = f"{_AREA}{_FIRST_BIRTHDAY + timedelta(days):%Y%m%d}{order:03d}"
-    return Document("cn-ric", body + ric.calc_check_digit(f"{body}0"), name)
-
-
-def forge_document(serial: int, name: str) -> Document:
-    """The number of `make_document` with a wrong check digit."""
-    sound = make_document(serial, name)
-    wrong = "1" if sound.number[-1] != "1" else "2"
-    return Document(sound.type, sound.number[:-1] + wrong, name)
-
-
-def admit_synthetic_gallery(
-    deployment: Deployment, population: Population, size: int, report: Callable[[int, int], None]
-) -> None:
-    """Admits `size` references drawn from the model's own statistics, rotated like real ones."""
-    vectors = deployment.vault.rotate(population.references(size, SEED))
-    documents = [make_document(serial, f"Synthetic {serial:05d}") for serial in range(size)]
-    admit_references(deployment.registrar, documents, vectors, "demo", report)
-    # Or the first step of a new installation would wait for code that is compiled.
-    deployment.restored.gallery.warm()
