@@ -330,10 +330,12 @@ def test_what_groups_are_given_but_is_not_here_is_found(store, sign_in) -> None:
 
 
 def test_an_account_that_is_forgotten_leaves_its_name_to_another(store, opened, sign_in) -> None:
-    opened("anna")
+    auth, text = opened("anna")
     session, _ = sign_in.open_session(SignedIn("another", "Anna", Grant(Role.FRAUD), None))
     assert not store.accounts.sign_in(session, "another", "c-2")
     assert store.accounts.sign_out_person("anna", actor="test", forgets=True) == 1
+    with pytest.raises(SessionEnded):
+        asyncio.run(auth.admit_session(text))
     assert store.accounts.sign_in(session, "another", "c-2")
     [account] = store.accounts.everyone(NOW)
     assert (account.person, account.sessions) == ("Anna", 1)

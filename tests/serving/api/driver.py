@@ -82,13 +82,8 @@ class Service:
         )
 
     def enroll(self, body: Any, idempotency_key: str, **more: Any) -> httpx.Response:
-        return self.ask(
-            "POST",
-            "/v1/enrollments",
-            body=body,
-            headers={"idempotency-key": idempotency_key},
-            **more,
-        )
+        headers = {"idempotency-key": idempotency_key}
+        return self.ask("POST", "/v1/enrollments", body=body, headers=headers, **more)
 
     def audited(self, before: int = 0) -> list[AuditEntry]:
         """The entries of the chain above a number."""

@@ -18,8 +18,6 @@ UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator", "metrics")
 
 SIM_SWAP = "/camara/sim-swap/v2"
-OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
-        "document": "/openapi.json"}  # fmt: skip
 WITH_KEY = [one for one in ENDPOINTS if one.needs_key]
 
 Call = tuple[str, str, dict[str, Any]]
@@ -150,35 +148,6 @@ def test_who_brings_no_known_key_is_refused_before_anything_else(
         message = own_service.assert_refused(response, 401, code)
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert not key or key == "sosie" or key not in message
-
-
-@pytest.mark.parametrize("name", OPEN)
-def test_what_needs_no_key_is_answered_without(own_service, name: str) -> None:
-    assert own_service.ask("GET", OPEN[name], key=None).status_code == 200
-
-
-def test_a_key_may_come_in_its_own_header(own_service) -> None:
-    response = own_service.ask(
-        "GET", "/v1/me", key=None, headers={"x-api-key": own_service.keys["b1"]}
-    )
-    key_id = own_service.keys["b1"].split("_")[-2]
-    assert own_service.read(response) == {
-        "key_id": key_id,
-        "role": "outlet",
-        "carrier": "blue",
-        "outlet": "b1",
-        "person": None,
-        "name": f"key:{key_id}",
-        "ends_at": None,
-    }
-
-
-def test_a_revoked_key_is_refused_at_the_next_call(own_service) -> None:
-    assert own_service.ask("GET", "/v1/me", key="b2").status_code == 200
-    key_id = own_service.keys["b2"].split("_")[-2]
-    own_service.parts.store.revoke_api_key(key_id, actor="test")
-    response = own_service.ask("GET", "/v1/me", key="b2")
-    own_service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
 
 
 def test_the_page_about_the_interface_has_the_same_matrix() -> None:

@@ -156,21 +156,6 @@ def test_lines_are_closed_by_two_people(fresh, dispute, enrolled) -> None:
         assert told == [("disputed", "holder", "person"), ("closed", cause, "person")]
 
 
-def test_a_client_of_before_is_told_what_fraud_has_to_say_of_numbers_in_use(
-    fresh, dispute, enrolled
-) -> None:
-    case = dispute(fresh)
-    for found in ({"outcome": "fraud"}, {"outcome": "fraud", "close_lines": []}):
-        refused = step(fresh, case, "propose", **found)
-        message = fresh.assert_refused(refused, 400, "REQUEST.INVALID")
-        assert "name those to close, or say that they stay (keep_lines)" in message
-    # Whatever it named before is enough still, and so is any other outcome.
-    named = step(fresh, case, "propose", outcome="fraud", close_lines=[enrolled["line_id"]])
-    assert fresh.read(named)["proposal"]["keep_lines"] is False
-    step(fresh, case, "withdraw")
-    assert fresh.read(step(fresh, case, "propose", outcome="mistake"))["state"] == "proposed"
-
-
 def test_every_step_is_answered_with_the_case_and_audited(fresh, open_case) -> None:
     case = open_case(fresh)
     before = fresh.parts.store.audit_head()[0]

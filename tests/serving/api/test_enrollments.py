@@ -206,12 +206,3 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     unaudited = fresh.enroll(body, "key-1", key="b1")
     assert unaudited.status_code == 503
     assert answer["enrollment_id"] not in unaudited.text
-
-
-def test_a_deadline_that_passed_commits_nothing_or_is_found_again(fresh, activation) -> None:
-    headers = {**KEY, "x-timeout-ms": "1"}
-    response = fresh.ask("POST", PATH, body=activation(), headers=headers)
-    fresh.assert_refused(response, 503, "REQUEST.DEADLINE_PASSED")
-    again = fresh.enroll(activation(), "key-2")
-    assert again.status_code == 201
-    assert fresh.read(again)["decision"] == "approved"

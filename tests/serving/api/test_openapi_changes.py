@@ -79,127 +79,70 @@ def listed(document: Json, name: str = "Enrollment") -> Json:
 REQUEST, ANSWER = "EnrollmentRequest", "Enrollment"
 NEW = {"name": "shade", "in": "query", "schema": {"type": "string"}}
 NULL = {"type": "null"}
+FORM = ("requestBody", "content", "multipart/form-data")
 BREAKS = {
-    "an operation is gone": (drop("paths", "/v1/match"), "POST /v1/match: the operation is gone"),
-    "an operation has another name": (
-        put("decide", "operationId", at=enroll),
-        "POST /v1/enrollments: is named decide",
+    "POST /v1/match: the operation is gone": drop("paths", "/v1/match"),
+    "POST /v1/enrollments: is named decide": put("decide", "operationId", at=enroll),
+    "GET /version: needs a key now": put(
+        [{"bearer": []}], "security", at=lambda d: d["paths"]["/version"]["get"]
     ),
-    "a key is needed": (
-        put([{"bearer": []}], "security", at=lambda d: d["paths"]["/version"]["get"]),
-        "GET /version: needs a key now",
+    "a way to send the key is gone": take_out({"apiKey": []}, "security", at=enroll),
+    "the parameter is gone": lambda d: d["paths"]["/v1/events"]["get"]["parameters"].pop(0),
+    "query shade: a new parameter is required": add(
+        {**NEW, "required": True}, "parameters", at=enroll
     ),
-    "a way to send the key is gone": (
-        take_out({"apiKey": []}, "security", at=enroll),
-        "a way to send the key is gone",
+    "Idempotency-Key: maxLength is 36, was 255": lambda d: enroll(d)["parameters"][0][
+        "schema"
+    ].update(maxLength=36),
+    "multipart/form-data: is taken no more": drop(*FORM, at=enroll),
+    ".live: the field is gone": drop(*FORM, "schema", "properties", "live", at=enroll),
+    "answer 201: is gone": drop("responses", "201", at=enroll),
+    "may answer 202 now": put({"description": "later"}, "responses", "202", at=enroll),
+    "header Idempotency-Replayed: is gone": drop(
+        *("responses", "200", "headers", "Idempotency-Replayed"), at=enroll
     ),
-    "a parameter is gone": (
-        lambda d: d["paths"]["/v1/events"]["get"]["parameters"].pop(0),
-        "the parameter is gone",
+    "answer 201 as application/msgpack: is gone": drop(
+        *("responses", "201", "content", "application/msgpack"), at=enroll
     ),
-    "a new parameter is required": (
-        add({**NEW, "required": True}, "parameters", at=enroll),
-        "query shade: a new parameter is required",
+    f"{REQUEST} in requests.consent_ref: the field is gone": drop(
+        "consent_ref", at=fields(REQUEST)
     ),
-    "a parameter is narrower": (
-        lambda d: enroll(d)["parameters"][0]["schema"].update(maxLength=36),
-        "Idempotency-Key: maxLength is 36, was 255",
+    f"{ANSWER} in answers.decided_at: the field is gone": drop("decided_at", at=fields(ANSWER)),
+    "decided_at: may be missing now": take_out("decided_at", "required", at=schema(ANSWER)),
+    "is_repeated: may be null": put(
+        {"anyOf": [{"type": "boolean"}, NULL]}, "is_repeated", at=fields(ANSWER)
     ),
-    "a content type is taken no more": (
-        drop("requestBody", "content", "multipart/form-data", at=enroll),
-        "multipart/form-data: is taken no more",
+    "is_repeated: may be string": put({"type": "string"}, "is_repeated", at=fields(ANSWER)),
+    "AuditEntry in answers.number: may be integer/number": put(
+        {"type": "number"}, "number", at=fields("AuditEntry")
     ),
-    "a part of a form is gone": (
-        drop(
-            *("requestBody", "content", "multipart/form-data", "schema", "properties", "live"),
-            at=enroll,
-        ),
-        ".live: the field is gone",
+    "decision: no more review": take_out("review", "decision", "enum", at=fields(ANSWER)),
+    f"{REQUEST} in requests.outlet: is required now": add("outlet", "required", at=schema(REQUEST)),
+    f"{REQUEST} in requests.shade: is required now": lambda d: (
+        fields(REQUEST)(d).update(shade={"type": "string"}),
+        schema(REQUEST)(d)["required"].append("shade"),
     ),
-    "a status of success is gone": (drop("responses", "201", at=enroll), "answer 201: is gone"),
-    "a new status of success": (
-        lambda d: enroll(d)["responses"].update({"202": {"description": "later"}}),
-        "may answer 202 now",
+    "portrait_kind: no more chip": take_out(
+        "chip", "portrait_kind", "anyOf", "0", "enum", at=listed
     ),
-    "a header is gone": (
-        drop("responses", "200", "headers", "Idempotency-Replayed", at=enroll),
-        "header Idempotency-Replayed: is gone",
+    "consent_ref: takes only some values now": put(
+        {"type": "string", "enum": ["a"]}, "consent_ref", at=fields(REQUEST)
     ),
-    "an answer's content type is gone": (
-        drop("responses", "201", "content", "application/msgpack", at=enroll),
-        "answer 201 as application/msgpack: is gone",
+    "consent_ref: maxLength is 9, was 200": put(9, "consent_ref", "maxLength", at=fields(REQUEST)),
+    "items: maxItems is 64, was 256": put(64, "items", "maxItems", at=fields("MatchRequest")),
+    "live: can no longer be array": put(
+        {"type": "string", "format": "byte"}, "live", at=fields(REQUEST)
     ),
-    "a field of a request is gone": (
-        drop("consent_ref", at=fields(REQUEST)),
-        f"{REQUEST} in requests.consent_ref: the field is gone",
-    ),
-    "a field of an answer is gone": (
-        drop("decided_at", at=fields(ANSWER)),
-        f"{ANSWER} in answers.decided_at: the field is gone",
-    ),
-    "a field of an answer may be missing": (
-        take_out("decided_at", "required", at=schema(ANSWER)),
-        "decided_at: may be missing now",
-    ),
-    "a field of an answer may be null": (
-        put({"anyOf": [{"type": "boolean"}, NULL]}, "is_repeated", at=fields(ANSWER)),
-        "is_repeated: may be null",
-    ),
-    "a field of an answer has another type": (
-        put({"type": "string"}, "is_repeated", at=fields(ANSWER)),
-        "is_repeated: may be string",
-    ),
-    "a number of an answer has fractions": (
-        put({"type": "number"}, "number", at=fields("AuditEntry")),
-        "AuditEntry in answers.number: may be integer/number",
-    ),
-    "a value of an answer is gone": (
-        take_out("review", "decision", "enum", at=fields(ANSWER)),
-        "decision: no more review",
-    ),
-    "a field of a request has to be there": (
-        add("outlet", "required", at=schema(REQUEST)),
-        f"{REQUEST} in requests.outlet: is required now",
-    ),
-    "a new field of a request has to be there": (
-        lambda d: (
-            fields(REQUEST)(d).update(shade={"type": "string"}),
-            schema(REQUEST)(d)["required"].append("shade"),
-        ),
-        f"{REQUEST} in requests.shade: is required now",
-    ),
-    "a value of a request is gone": (
-        take_out("chip", "portrait_kind", "anyOf", "0", "enum", at=listed),
-        "portrait_kind: no more chip",
-    ),
-    "a text of a request is one of a list": (
-        put({"type": "string", "enum": ["a"]}, "consent_ref", at=fields(REQUEST)),
-        "consent_ref: takes only some values now",
-    ),
-    "a text of a request is shorter": (
-        put({"type": "string", "minLength": 1, "maxLength": 9}, "consent_ref", at=fields(REQUEST)),
-        "consent_ref: maxLength is 9, was 200",
-    ),
-    "a list of a request is shorter": (
-        put(64, "items", "maxItems", at=fields("MatchRequest")),
-        "items: maxItems is 64, was 256",
-    ),
-    "a request takes one type less": (
-        put({"type": "string", "format": "byte"}, "live", at=fields(REQUEST)),
-        "live: can no longer be array",
-    ),
-    "a number of a request has a bound": (
-        put(0.5, "threshold", "anyOf", "0", "maximum", at=lambda d: listed(d, "Identification")),
-        "threshold: maximum is 0.5",
+    "threshold: maximum is 0.5": put(
+        0.5, "threshold", "anyOf", "0", "maximum", at=lambda d: listed(d, "Identification")
     ),
 }
 
 
-@pytest.mark.parametrize("kind", BREAKS)
-def test_every_kind_of_breaking_change_is_seen(baseline, kind: str) -> None:
-    change, line = BREAKS[kind]
+@pytest.mark.parametrize("line", BREAKS)
+def test_every_kind_of_breaking_change_is_seen(baseline, line: str) -> None:
     changed = copy.deepcopy(baseline)
-    change(changed)
+    BREAKS[line](changed)
     found = changes.Comparison(baseline, changed).list_breaks()
     assert any(line in one for one in found), found
 

@@ -88,12 +88,3 @@ def test_a_document_is_read_with_what_was_closed(fresh, faces, activation, enrol
     assert [(one["case_id"], one["state"]) for one in shown["cases"]] == [(case, "closed")]
     [entry] = fresh.audited(before)
     assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
-
-
-def test_an_erased_holder_is_nobody(fresh, faces, enrolled) -> None:
-    path = f"/v1/documents/{enrolled['document_id']}"
-    assert fresh.ask("DELETE", path, key="operator").status_code == 200
-    fresh.assert_refused(fresh.ask("GET", path, key="fraud"), 404, "REQUEST.NOT_FOUND")
-    for body in ways(faces).values():
-        answer = fresh.read(fresh.ask("POST", SEARCH, key="fraud", body=body))
-        assert (answer["people"], answer["found"]) == ([], 0)

@@ -81,9 +81,3 @@ def test_crops_that_are_kept_are_shown_and_audited_until_their_time(
     assert entry.detail == {"crops": 2}
     run_retention(NextYear(service), only(), "test")
     assert service.read(service.ask("GET", path, key="fraud"))["crops"] == []
-
-
-def test_where_none_are_kept_the_list_is_empty(service, enrolled) -> None:
-    path = f"/v1/enrollments/{enrolled['enrollment_id']}/crops"
-    shown = service.read(service.ask("GET", path, key="fraud"))
-    assert shown == {"enrollment_id": enrolled["enrollment_id"], "crops": []}
