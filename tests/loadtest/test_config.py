@@ -109,30 +109,22 @@ def test_a_file_without_keys_is_refused_without_showing_it(tmp_path, text: str) 
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SOSIE_HOME",
-        "SOSIE_REGISTRY__URL",
-        "SOSIE_LOADTEST_KEY",
-        "SOSIE_SERVE__RAY_ADDRESS",
-        "sosie_serve__ray_address",
-        "SOSIE_SERVE__HOST",
-        "SOSIE_SERVE__TRACE_ENDPOINT",
-        "SOSIE_SERVE__LOG_FILE",
-        "SOSIE_SERVE",
-        "RAY_ADDRESS",
-    ],
+THEIRS = (
+    *("SOSIE_HOME", "SOSIE_REGISTRY__URL", "SOSIE_LOADTEST_KEY", "RAY_ADDRESS", "SOSIE_SERVE"),
+    *("SOSIE_SERVE__RAY_ADDRESS", "sosie_serve__ray_address", "SOSIE_SERVE__HOST"),
+    *("SOSIE_SERVE__TRACE_ENDPOINT", "SOSIE_SERVE__LOG_FILE"),
 )
-def test_a_local_service_never_sees_another_deployment(monkeypatch, name: str) -> None:
-    monkeypatch.setenv(name, "theirs")
-    assert "theirs" not in service_environment({}).values()
 
 
-def test_a_local_service_uses_the_models_of_the_machine(monkeypatch) -> None:
+def test_a_local_service_never_sees_another_deployment_and_uses_the_models_of_the_machine(
+    monkeypatch,
+) -> None:
+    for name in THEIRS:
+        monkeypatch.setenv(name, "theirs")
     monkeypatch.setenv("SOSIE_MODELS__PROVIDER", "x")
     environment = service_environment({"SOSIE_SERVE__PORT": "1"})
     assert environment["SOSIE_MODELS__PROVIDER"] == "x"
+    assert "theirs" not in environment.values()
     # An empty address stands for a new cluster.
     serve = {name: text for name, text in environment.items() if "_SERVE__" in name}
     assert serve == {

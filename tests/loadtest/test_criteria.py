@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hdrh.histogram import HdrHistogram
 
 from loadtest.criteria import (
     LoadRun,
@@ -130,26 +128,6 @@ def test_a_late_generator_is_a_warning() -> None:
     assert "200 ms late" in verdict.warnings[0]
 
 
-def test_percentiles_are_those_of_the_latencies_within_a_thousandth() -> None:
-    drawn = np.random.default_rng(0).lognormal(-3, 0.7, 5_000)
-    found = measure(at(place / 500, latency) for place, latency in enumerate(drawn.tolist()))
-    in_order = np.sort(drawn) * 1e3
-    for share in (50.0, 90.0, 99.0, 99.9):
-        # HdrHistogram rounds the rank, others round it up.
-        rank = round(share * 50)
-        low, high = in_order[rank - 2], in_order[rank]
-        assert low * 0.998 <= read_ms(found, share) <= high * 1.002
-    assert found.get_total_count() == 5_000
-
-
-def test_a_histogram_can_be_added_to_another_run_s() -> None:
-    one, two = (measure(at(place, 0.1 * run) for place in range(4)) for run in (1, 2))
-    whole = HdrHistogram.decode(one.encode())
-    whole.decode_and_add(two.encode())
-    assert whole.get_total_count() == 8
-    assert whole.get_value_at_percentile(100) == pytest.approx(200_000, rel=2e-3)
-
-
 def test_late_and_unstarted_visits_count_and_refusals_do_not() -> None:
     outcomes = [
         *(at(place, 0.01) for place in range(8)),
@@ -161,12 +139,6 @@ def test_late_and_unstarted_visits_count_and_refusals_do_not() -> None:
     assert found.get_total_count() == 10
     assert read_ms(found, 99.0) == pytest.approx(10_000, rel=2e-3)
     assert [is_failed(one) for one in outcomes] == [False] * 8 + [True] * 3
-
-
-def test_without_answers_latencies_are_empty() -> None:
-    found = measure([at(1, 0.1, REFUSED)])
-    assert found.get_total_count() == 0
-    assert np.isnan(read_ms(found, 99.0))
 
 
 def test_achieved_counts_good_answers_before_the_schedule_ends() -> None:

@@ -40,12 +40,6 @@ def test_a_knee_beyond_the_highest_rate_is_reported_as_that() -> None:
     assert (knee.rate, knee.failed, knee.is_confirmed) == (100, None, True)
 
 
-def test_a_service_that_holds_nothing_has_no_knee() -> None:
-    knee = find_knee(lambda *_: False, 20, 100, RESOLUTION)
-    assert (knee.rate, knee.is_confirmed) == (0, False)
-    assert "look at the service" in knee.trouble
-
-
 @given(true=st.floats(1, 200), luck=st.floats(0.5, 1))
 def test_the_rate_found_was_tried_and_held(true: float, luck: float) -> None:
     held = {0.0}
@@ -94,14 +88,6 @@ def test_a_service_that_dies_ends_the_search_and_keeps_its_result() -> None:
     knee = find_knee(probe, 20, 1_000, RESOLUTION)
     assert (knee.rate, knee.steps, knee.is_confirmed) == (tried[2], 3, False)
     assert knee.trouble == "it died"
-
-
-def test_a_refusal_of_the_first_step_is_raised() -> None:
-    def refuse(*_: float) -> bool:
-        raise LoadTestRefused("no")
-
-    with pytest.raises(LoadTestRefused, match="no"):
-        find_knee(refuse, 20, 100, RESOLUTION)
 
 
 def test_one_slow_moment_of_the_machine_does_not_end_the_ramp() -> None:

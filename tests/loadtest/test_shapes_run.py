@@ -81,11 +81,6 @@ def test_a_spike_has_a_phase_without_objective(outcomes) -> None:
     assert not step["decisions"].keys() & {*PLANTED, Kind.NEWCOMER, Kind.RETURNING}
 
 
-def test_a_soak_is_one_long_phase(outcomes) -> None:
-    [step] = outcomes["soak"].json["steps"]
-    assert list(step["decisions"]) == [Kind.RETURNING]
-
-
 def test_a_knee_is_the_highest_rate_that_held(outcomes) -> None:
     result = outcomes["knee"].json
     # With such an objective the highest rate allowed passes.

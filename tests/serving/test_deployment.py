@@ -433,13 +433,6 @@ def test_the_settings_say_what_gallery_is_opened() -> None:
     assert config.segments.erasure_deadline_s == 7200
 
 
-def test_a_gallery_comes_from_its_snapshot_at_the_next_start(open_home) -> None:
-    for loaded in (0, 1):
-        with open_home() as deployment:
-            assert (deployment.restored.loaded, deployment.restored.fault) == (loaded, None)
-            deployment.save_snapshot()
-
-
 def test_what_was_removed_leaves_the_snapshot_when_the_writer_closes(
     full_home, open_home, monkeypatch
 ) -> None:

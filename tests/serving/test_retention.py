@@ -21,7 +21,6 @@ from engine.registry.events import NewEvent, write_events
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import run_retention
 from schema.events import EventType
-from schema.options import Retention
 from serving.deployment.deployment import Deployment
 from serving.jobs import periodic
 from serving.jobs.periodic import ClockWatch, DailyRetention, seconds_until
@@ -198,11 +197,6 @@ def test_the_next_time_is_within_a_day_and_is_that_time(at: clock_time, since: t
     assert 0 < wait_s <= 86_400
     reached = now + timedelta(seconds=wait_s)
     assert abs(reached - datetime.combine(reached.date(), at, UTC)) <= timedelta(microseconds=1)
-
-
-def test_settings_become_terms() -> None:
-    assert Retention(daily_at="23:59").run_at == clock_time(23, 59)
-    assert Retention(daily_at="").run_at is None
 
 
 @pytest.mark.parametrize("daily_at", ["24:00", "7:30", "02:60", "noon", "02:30 "])

@@ -1,5 +1,4 @@
 import io
-import sys
 from datetime import date
 
 import numpy as np
@@ -8,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.accuracy.photographs import (
-    MAX_PHOTOGRAPHS,
-    Picture,
-    encode_png,
-    open_folder,
-    open_wheel,
-    retake,
-)
+from engine.accuracy.photographs import MAX_PHOTOGRAPHS, Picture, encode_png, open_folder, retake
 from engine.errors import RequestError
 from engine.matching.documents import check_document
 from schema.documents import Document
@@ -26,12 +18,6 @@ def test_the_wheel_brings_every_face_once(wheel) -> None:
     labels = [picture.label for person in wheel.people for picture in person.pictures]
     assert len(labels) == len(set(labels)) == 101
     assert [len(person.pictures) for person in wheel.people[:4]] == [4, 2, 1, 1]
-
-
-def test_without_scikit_image_the_error_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(RequestError, match=r"\.\[demo\]"):
-        open_wheel()
 
 
 def test_people_with_most_photographs_come_first_and_no_more_than_four_are_read(

@@ -27,7 +27,6 @@ from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
 from tests.serving.conftest import hold_lease
 from tests.serving.local_registrar import LocalRegistrar
-from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
 
 pytestmark = pytest.mark.anyio
@@ -223,26 +222,6 @@ async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(serve
     assert again.boot_id == ready.boot_id
 
 
-async def test_readiness_holds_while_enrollments_move_the_watermark(
-    serve, population, context
-) -> None:
-    registrar: LocalRegistrar = serve()
-    await reach(registrar)
-    seen: list[bool] = []
-
-    async def look() -> None:
-        while True:
-            seen.append((await registrar.status()).is_ready)
-            await asyncio.sleep(0.01)
-
-    looking = asyncio.create_task(look())
-    for _ in range(25):
-        await asyncio.gather(*(registrar.enroll(population.request(), context) for _ in range(20)))
-    looking.cancel()
-    assert len(seen) > 10
-    assert all(seen)
-
-
 async def test_a_service_that_waits_for_the_lease_can_be_closed(serve, other_writer) -> None:
     assert other_writer.poll() is None
     registrar: LocalRegistrar = serve()
@@ -272,23 +251,3 @@ async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
     await reach(registrar)
     assert (await registrar.identify(population.person()[None], 0.5, context))[0].candidates == ()
     assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
-
-
-async def test_a_meter_that_fails_hinders_no_call_and_loses_nothing(
-    serve, population, context, monkeypatch
-) -> None:
-    looks, look = threading.Semaphore(0), OpenRegistry.read_watermark
-
-    def count(opened: OpenRegistry) -> Any:
-        looks.release()
-        return look(opened)
-
-    registrar: LocalRegistrar = serve(meter=BrokenMeter())
-    before = await reach(registrar)
-    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
-    await registrar.identify(population.person()[None], 0.5, context)
-    monkeypatch.setattr(OpenRegistry, "read_watermark", count)
-    # The second begins when the first has told the meter.
-    for _ in range(2):
-        assert await asyncio.to_thread(looks.acquire, timeout=WAIT_S)
-    assert (await registrar.status()).boot_id == before.boot_id

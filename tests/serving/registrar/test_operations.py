@@ -4,32 +4,26 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
-from datetime import UTC
 from time import monotonic
 
 import numpy as np
 import pytest
 
-from engine.errors import DeadlinePassed, HolderMismatch, NotFound, StorageFailed, TenantConflict
+from engine.errors import StorageFailed
 from engine.matching.checks.picture import FaceVector
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
-from schema.cases import Outcome
 from schema.decisions import Comparison
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.operations import finish_by
 from serving.registrar.protocol import CallContext, HolderFace, LineTarget
-from serving.wire.cases import OutcomeRequest
-from serving.wire.fields import Moment
 from tests.indexes.sharding.local_shards import SlowToAdd
 from tests.serving.registrar.conftest import WAIT_S
 
 pytestmark = pytest.mark.anyio
 
 BLUE = CallContext(actor="key:blue", correlator="c-2", carrier="blue", timeout_s=15)
-RED = replace(BLUE, actor="key:red", carrier="red")
 
 
 def show(vector: np.ndarray) -> HolderFace:
@@ -78,42 +72,6 @@ async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_t
         shown = HolderFace(FaceVector(probe.astype(np.float32), length))
         check = await registrar.check_line(target, shown, BLUE)
         assert (check.is_match, check.threshold) == (least == single, least)
-
-
-async def test_lines_are_read_disputed_closed_and_a_holder_erased(
-    registrar, kept, population, context
-) -> None:
-    person, stranger = population.person(), population.person()
-    request = population.request(person)
-    again = population.request(person, document=request.document, carrier="red", outlet="r1")
-    answer = await registrar.enroll(request, context)
-    await registrar.enroll(again, context)
-    document, document_id = request.document, answer.decided.document_id
-    mine, other = (show(population.sample(one).vector) for one in (person, stranger))
-    shown = await registrar.read_lines(document, mine, BLUE)
-    assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
-    assert not (await registrar.read_lines(document, other, BLUE)).lines
-    foreign = LineTarget(again.msisdn)
-    with pytest.raises(HolderMismatch):
-        await registrar.dispute_line(foreign, document, other, BLUE)
-    dispute = await registrar.dispute_line(foreign, document, mine, BLUE)
-    assert dispute.line_id in shown.numbers
-    with pytest.raises(NotFound):
-        await registrar.close_line(foreign, BLUE)
-    assert await registrar.close_line(foreign, RED) == dispute.line_id
-    with pytest.raises(TenantConflict):
-        await registrar.erase(document_id, BLUE)
-    pending = await registrar.erase(document_id, context)
-    assert pending.cases == (dispute.case_id,)
-    assert (await registrar.identify(person[None], 0.5, context))[0].candidates
-    asked = OutcomeRequest(Outcome.UNFOUNDED, Moment.now(UTC))
-    await registrar.close_case(dispute.case_id, asked, context)
-    # The service does what it has acknowledged, without being asked again.
-    async with asyncio.timeout(60):
-        while (await registrar.identify(person[None], 0.5, context))[0].candidates:
-            await asyncio.sleep(0.01)
-    reads = [entry.detail for entry in kept.actions() if entry.action == "lines.read"]
-    assert reads == [{"shown": True, "lines": 2}, {"shown": False, "lines": 0}]
 
 
 @pytest.fixture
@@ -179,13 +137,6 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(opened, monkeypatch)
     assert (mark.store_sequence, mark.is_behind) == (None, False)
 
 
-def test_work_that_has_not_begun_in_time_is_cancelled() -> None:
-    work: Future[str] = Future()
-    with pytest.raises(DeadlinePassed):
-        asyncio.run(finish_by(work, monotonic() + 0.05))
-    assert work.cancelled()
-
-
 def test_work_that_has_begun_is_waited_for_a_little_longer() -> None:
     work: Future[str] = Future()
     work.set_running_or_notify_cancel()
@@ -208,13 +159,3 @@ async def test_work_that_does_not_end_is_left_and_heard_of_all_the_same() -> Non
         while not heard:
             await asyncio.sleep(0)
     assert (given_up, heard) == ([True], ["at last"])
-
-
-async def test_a_caller_who_leaves_cancels_what_has_not_begun() -> None:
-    work: Future[str] = Future()
-    call = asyncio.create_task(finish_by(work, monotonic() + 30))
-    await asyncio.sleep(0)  # The call waits now.
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert work.cancelled()

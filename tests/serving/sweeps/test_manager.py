@@ -131,20 +131,6 @@ def test_a_sweep_stopped_with_the_service_continues_at_the_next_start(
     assert paused_join.tiles[0] >= 1
 
 
-def test_a_paused_sweep_stays_paused_after_a_restart(
-    manager, paused_join, begun, deployment
-) -> None:
-    manager.pause(begun.id, ACTOR)
-    paused_join.opened.set()
-    manager.close()
-    again = SweepManager(deployment)
-    again.open()
-    assert again.wait(0)
-    assert again.status(begun.id).state is SweepState.PAUSED
-    again.resume(begun.id, ACTOR)
-    assert finish(again, begun).state is SweepState.DONE
-
-
 def test_a_sweep_that_ends_its_process_repeatedly_is_paused(
     manager, paused_join, begun, deployment
 ) -> None:
@@ -215,13 +201,6 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
         manager.start(REQUEST, ACTOR)
     absent = f"import sys; sys.modules.update({library}=None);"
     subprocess.run([sys.executable, "-c", f"{absent} import serving.registrar.service"], check=True)
-
-
-def test_without_a_threshold_the_proposed_one_is_taken(manager) -> None:
-    record = manager.start(SweepOrder(), ACTOR)
-    assert record.terms.threshold == manager.plan(SweepOrder()).proposal.threshold
-    done = finish(manager, record)
-    assert done.summary["pairs"] == TWICE
 
 
 def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(manager, deployment) -> None:

@@ -47,15 +47,24 @@ def opened(path: Path, level: str = "info") -> Iterator[FilteringBoundLogger]:
         close_log(log)
 
 
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return Path(tmp_path / "log" / "service.jsonl")
+
+
+@pytest.fixture
+def log(path) -> Iterator[FilteringBoundLogger]:
+    with opened(path) as log:
+        yield log
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_has_time_event_and_process(tmp_path) -> None:
-    path = tmp_path / "log" / "service.jsonl"
+def test_a_line_has_time_event_and_process(log, path) -> None:
     before = datetime.now(UTC)
-    with opened(path) as log:
-        log.bind(correlator="c-1").info("request", route="/v1/match", status=200)
+    log.bind(correlator="c-1").info("request", route="/v1/match", status=200)
     (line,) = lines(path)
     assert before <= datetime.fromisoformat(line.pop("time")) <= datetime.now(UTC)
     assert line == {
@@ -69,8 +78,7 @@ def test_a_line_has_time_event_and_process(tmp_path) -> None:
     }
 
 
-def test_lines_below_the_level_are_not_written(tmp_path) -> None:
-    path = tmp_path / "x"
+def test_lines_below_the_level_are_not_written(path) -> None:
     with opened(path, "warning") as log:
         log.info("quiet")
         log.error("loud")
@@ -87,29 +95,23 @@ open_log(None, "info", "ingress").info("request", status=200)
     assert json.loads(line)["status"] == 200
 
 
-def test_a_line_after_the_close_is_written_too(tmp_path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        pass
-    log.info("late")
+def test_a_line_after_the_close_is_written_too(log, path) -> None:
     close_log(log)
+    log.info("late")
     assert [line["event"] for line in lines(path)] == ["late"]
 
 
-def test_a_rotated_file_is_left_and_a_new_one_begun(tmp_path) -> None:
-    path = tmp_path / "service.jsonl"
-    with opened(path) as log:
-        log.warning("old")
-        path.rename(tmp_path / "service.jsonl.1")
-        log.warning("new")
-        path.unlink()
-        log.warning("newest")
-    assert [line["event"] for line in lines(tmp_path / "service.jsonl.1")] == ["old"]
+def test_a_rotated_file_is_left_and_a_new_one_begun(log, path) -> None:
+    log.warning("old")
+    rotated = path.rename(path.with_suffix(".1"))
+    log.warning("new")
+    path.unlink()
+    log.warning("newest")
+    assert [line["event"] for line in lines(rotated)] == ["old"]
     assert [line["event"] for line in lines(path)] == ["newest"]
 
 
-def test_processes_never_mix_their_lines(tmp_path) -> None:
-    path = tmp_path / "x"
+def test_processes_never_mix_their_lines(path) -> None:
     code = f"""
 from pathlib import Path
 from serving.telemetry.logs import open_log
@@ -128,10 +130,8 @@ for at in range(3000):
     assert list(by_pid.values()) == [list(range(3000))] * 4
 
 
-def test_only_the_owner_reads_the_log(tmp_path) -> None:
-    path = tmp_path / "log" / "service.jsonl"
-    with opened(path) as log:
-        log.warning("x")
+def test_only_the_owner_reads_the_log(log, path) -> None:
+    log.warning("x")
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -152,8 +152,8 @@ def test_a_long_file_is_rotated_and_the_oldest_is_removed(tmp_path) -> None:
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o600}
 
 
-def test_processes_log_through_one_pipe_into_files_that_are_rotated(tmp_path) -> None:
-    pipe, path = tmp_path / "pipe", tmp_path / "log" / "service.jsonl"
+def test_processes_log_through_one_pipe_into_files_that_are_rotated(tmp_path, path) -> None:
+    pipe = tmp_path / "pipe"
     code = f"""
 import sys
 from pathlib import Path
@@ -223,80 +223,57 @@ def test_a_full_pipe_makes_no_caller_wait_and_the_loss_is_logged(tmp_path) -> No
     assert again["event"] == "again"
 
 
-def test_a_line_too_long_for_a_pipe_keeps_only_its_event(tmp_path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        log.info("much", **{f"field{at}": "z" * 900 for at in range(6)})
+def test_a_line_too_long_for_a_pipe_keeps_only_its_event(log, path) -> None:
+    log.info("much", **{f"field{at}": "z" * 900 for at in range(6)})
     (line,) = lines(path)
     assert (line["event"], line["is_cut"]) == ("much", True)
 
 
-def test_lines_that_the_disk_refused_are_counted(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "x"
+def test_lines_that_the_disk_refused_are_counted_and_half_a_line_damages_no_other(
+    log, path, monkeypatch
+) -> None:
+    written = []
+
+    def tear(file: int, data: bytes) -> int:
+        written.append(data)
+        if len(written) == 1:
+            return real(file, data[:10])
+        raise OSError(28, "No space left on device")
+
     real = os.write
-    with opened(path) as log:
-
-        def refuse(file: int, data: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "write", refuse)
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", tear)
+        log.warning("torn")
         log.warning("lost")
-        log.warning("lost")
-        monkeypatch.setattr(os, "write", real)
-        log.warning("kept")
-    loss, kept = lines(path)
+    log.warning("kept")
+    torn, *others = path.read_text().splitlines()
+    assert torn.encode() == written[0][:10]
+    loss, kept = (json.loads(line) for line in others)
     assert (loss["event"], loss["count"], loss["level"]) == ("log lines lost", 2, "error")
     assert kept["event"] == "kept"
 
 
-def test_half_a_line_before_a_full_disk_damages_no_other(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "x"
-    real = os.write
-    calls = []
-    with opened(path) as log:
-
-        def tear(file: int, data: bytes) -> int:
-            calls.append(data)
-            if len(calls) == 1:
-                return real(file, data[:10])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "write", tear)
-        log.warning("torn")
-        monkeypatch.setattr(os, "write", real)
-        log.warning("kept")
-    first, *others = path.read_text().splitlines()
-    assert len(first) == 10
-    assert [json.loads(line)["event"] for line in others] == ["log lines lost", "kept"]
-
-
-def test_nothing_personal_and_no_key_reaches_the_file(tmp_path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        bound = log.bind(msisdn="+8613800138000", authorization="Bearer sosie_a_b")
-        try:
-            raise ValueError("no line +8613800138000 of Aileen")
-        except ValueError:
-            bound.exception("went wrong for %s", "+8613800138000", image=b"\xff\xd8\xff")
-        log.info("face of 110105199003071239", embedding=[0.25, 0.5], name="Aileen")
+def test_nothing_personal_and_no_key_reaches_the_file(log, path) -> None:
+    bound = log.bind(msisdn="+8613800138000", authorization="Bearer sosie_a_b")
+    try:
+        raise ValueError("no line +8613800138000 of Aileen")
+    except ValueError:
+        bound.exception("went wrong for %s", "+8613800138000", image=b"\xff\xd8\xff")
+    log.info("face of 110105199003071239", embedding=[0.25, 0.5], name="Aileen")
     text = path.read_text()
     for secret in ("8613800138000", "sosie_a_b", "Aileen", "110105199003071239", "0.25", "xff"):
         assert secret not in text
 
 
-def test_a_field_never_replaces_time_or_process(tmp_path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        log.info("x", pid=1, level="debug", time="never", process="none")
+def test_a_field_never_replaces_time_or_process(log, path) -> None:
+    log.info("x", pid=1, level="debug", time="never", process="none")
     (line,) = lines(path)
     assert (line["pid"], line["level"], line["process"]) == (os.getpid(), "info", "ingress")
     assert (line["pid_"], line["time_"]) == (1, "never")
 
 
-def test_control_characters_stay_inside_one_line(tmp_path) -> None:
-    path = tmp_path / "x"
-    with opened(path) as log:
-        log.warning('a\nb"c\u2028', correlator='x\r\n{"level":"error"}', lone="\ud800")
+def test_control_characters_stay_inside_one_line(log, path) -> None:
+    log.warning('a\nb"c\u2028', correlator='x\r\n{"level":"error"}', lone="\ud800")
     assert len(path.read_text().split("\n")) == 2
     assert lines(path)[0]["event"] == 'a\nb"c\u2028'
 

@@ -1,7 +1,6 @@
 """Metrics of one process, and of a node with several."""
 
 import subprocess
-import threading
 
 import pytest
 import structlog
@@ -122,23 +121,6 @@ def test_a_metric_that_fails_raises_nothing_and_is_logged_once() -> None:
             meter.observe(STAGE_SECONDS, 0.1, "match")
     assert [(line["event"], line["error"]) for line in logs] == [("not_counted", "OSError")] * 3
     assert "secret" not in str(logs)
-
-
-def test_no_count_is_lost_between_threads(meter) -> None:
-    def work() -> None:
-        for _ in range(2000):
-            meter.add(REQUESTS, "/v1/match", "POST", "200")
-            meter.observe(REQUEST_SECONDS, 0.001, "/v1/match", "POST")
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    text = shown(meter)
-    labels = {"route": "/v1/match", "method": "POST"}
-    assert find(text, "sosie_http_requests_total", **labels, status="200") == 16_000
-    assert find(text, "sosie_http_request_duration_seconds_count", **labels) == 16_000
 
 
 def test_what_a_killed_process_counted_stays_and_its_gauges_go(node) -> None:

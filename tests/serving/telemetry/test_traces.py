@@ -1,6 +1,5 @@
 """Spans that join the client's trace, cross processes, and say nothing personal."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from opentelemetry.trace import StatusCode
 from engine.errors import RequestError
 from serving.settings.sections import ServeSettings
 from serving.telemetry.traces import OpenTelemetryTracer, Tracer, open_tracer
-
-pytestmark = pytest.mark.anyio
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -77,29 +74,6 @@ def test_a_bad_header_begins_a_new_trace(kept, header: str) -> None:
     with kept.tracer.span("request", header):
         pass
     assert kept.spans()["request"].parent is None
-
-
-def test_a_share_of_the_requests_is_traced() -> None:
-    half = Kept(ratio=0.5)
-    for _ in range(400):
-        with half.tracer.span("request"):
-            pass
-    assert 120 < len(half.memory.get_finished_spans()) < 280
-    half.tracer.close()
-
-
-async def test_tasks_do_not_mix_their_spans(kept) -> None:
-    async def serve(trace: int) -> None:
-        with kept.tracer.span("request", f"00-{trace:032x}-{PARENT}-01"):
-            await asyncio.sleep(0.001)
-            with kept.tracer.span("extract", items=trace):
-                await asyncio.sleep(0.001)
-
-    await asyncio.gather(*(serve(trace) for trace in range(1, 20)))
-    extracts = [s for s in kept.memory.get_finished_spans() if s.name == "extract"]
-    assert len(extracts) == 19
-    for span in extracts:
-        assert span.attributes == {"sosie.items": span.context.trace_id}
 
 
 def test_a_failed_span_has_its_code(kept) -> None:
