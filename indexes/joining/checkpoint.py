@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from indexes.atomic_files import flush, replacing
 from indexes.base import Ids
 from indexes.errors import CheckpointInvalid
-from indexes.joining.tiling import References
 
 _RESULTS, _SUBJECT, _STATE = "results.bin", "subject.bin", "state.json"
 _FRAME_BYTES = 8
@@ -163,14 +161,6 @@ class Checkpoint:
         os.lseek(self._handle, 0, os.SEEK_END)
 
 
-def stored_subject(folder: Path) -> bytes | None:
-    """The subject of the checkpoint in this folder; None without a checkpoint."""
-    if not (folder / _STATE).exists():
-        return None
-    state = _read_state(folder)
-    return _read_subject(folder, state)
-
-
 def _verified(folder: Path, fingerprint: str) -> tuple[_State, bytes]:
     state = _read_state(folder)
     if state.fingerprint != fingerprint:
@@ -220,127 +210,55 @@ def _write(handle: int, content: bytes) -> None:
         left = left[os.write(handle, left) :]
 
 
-_HEADER = struct.Struct("<Qqq")
+_HEADER_WORDS = 3
 _NO_SIDE = -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class JoinParticipants:
-    """The references of one side: `ids` int64[n] ascending, `digests` uint64[n] of each."""
-
-    ids: Ids
-    digests: NDArray[np.uint64]
-
-    @classmethod
-    def of(cls, references: References) -> JoinParticipants:
-        """The references that have not been removed by the end."""
-        return cls(*references.digests())
-
-    def check(self, now: JoinParticipants) -> None:
-        """`CheckpointInvalid` where `now` has other digests for these ids, or other ids."""
-        here = np.isin(self.ids, now.ids, assume_unique=True)
-        if not np.array_equal(self.digests[here], now.digests):
-            raise CheckpointInvalid(
-                "the checkpoint is of other vectors under these ids; give another folder"
-            )
-
-
-def merge_ids(some: Ids, others: Ids) -> Ids:
-    """The union of two ascending lists: a hundred times faster than `numpy.union1d`."""
-    both: Ids = np.sort(np.concatenate([some, others]), kind="stable")
-    is_first = np.ones(len(both), np.bool_)
-    is_first[1:] = both[1:] != both[:-1]
-    return both[is_first]
-
-
-def split_ids(
-    ids: Ids, sequence: int, known: Ids | None, stored: JoinCoverage | None
-) -> tuple[Ids, Ids, int]:
-    """The ids of a gallery that a join takes as new, without `known` all, those it takes as known,
-    and its sequence; references added since an earlier start, `stored`, are left to the next join.
-    `CheckpointInvalid` where the gallery is older."""
-    if stored is not None:
-        if sequence < stored.sequence:
-            raise CheckpointInvalid(
-                f"the checkpoint is of sequence {stored.sequence}, the gallery is at {sequence}; "
-                "replay the store first"
-            )
-        new = np.intersect1d(ids, stored.left.ids, assume_unique=True)
-        right = ids[:0] if stored.right is None else stored.right.ids
-        return new, np.intersect1d(ids, right, assume_unique=True), stored.sequence
-    if known is None:
-        return ids, ids[:0], sequence
-    is_known = np.isin(ids, known)
-    return ids[~is_known], ids[is_known], sequence
+"""In place of the number of known references: an earlier version wrote them by themselves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JoinCoverage:
-    """Both sides at the begin of the join; `sequence` is the watermark of their gallery."""
+    """The references at the begin of a join: `ids` int64[n] ascending, and `digests` uint64[n] of
+    each; `sequence` is the watermark of their gallery."""
 
     sequence: int
-    left: JoinParticipants
-    right: JoinParticipants | None
+    ids: Ids
+    digests: NDArray[np.uint64]
 
-    def __len__(self) -> int:
-        return len(self.left.ids) + (0 if self.right is None else len(self.right.ids))
-
-    @property
-    def ids(self) -> Ids:
-        """All ids of both sides, ascending."""
-        return self.left.ids if self.right is None else merge_ids(self.left.ids, self.right.ids)
-
-    @classmethod
-    def of(cls, left: References, right: References | None, sequence: int) -> JoinCoverage:
-        return cls(
-            sequence,
-            JoinParticipants.of(left),
-            None if right is None else JoinParticipants.of(right),
-        )
-
-    def check(self, now: JoinCoverage) -> None:
-        """`CheckpointInvalid` where a side of `now` has other references."""
-        for then, side in ((self.left, now.left), (self.right, now.right)):
-            assert (then is None) == (side is None)
-            if then is not None and side is not None:
-                then.check(side)
-
-    def align(
-        self, left: References, right: References | None
-    ) -> tuple[References, References | None]:
-        """Both sides in the order of this coverage, with removed references marked as gone."""
-        right_ids = None if self.right is None else self.right.ids
-        return left.aligned_to(self.left.ids), (
-            right.aligned_to(right_ids) if right is not None and right_ids is not None else None
-        )
+    def split(self, known: Ids | None) -> tuple[Ids, Ids | None]:
+        """The ids that are new, and those that are `known`; without any all are new."""
+        if known is None:
+            return self.ids, None
+        is_known = np.isin(self.ids, known)
+        return self.ids[~is_known], self.ids[is_known]
 
     def remaining(self, now: JoinCoverage) -> Ids | None:
-        """The ids that are still there; None where none are gone."""
-        return None if len(now) == len(self) else now.ids
+        """The ids that are still there `now`; None where none are gone. What was added since is
+        left to the next join. `CheckpointInvalid` where the gallery is older, or has other vectors
+        under these ids."""
+        if now.sequence < self.sequence:
+            raise CheckpointInvalid(
+                f"the checkpoint is of sequence {self.sequence}, the gallery is at {now.sequence}; "
+                "replay the store first"
+            )
+        stays = np.isin(self.ids, now.ids, assume_unique=True)
+        is_old = np.isin(now.ids, self.ids, assume_unique=True)
+        if not np.array_equal(self.digests[stays], now.digests[is_old]):
+            raise CheckpointInvalid(
+                "the checkpoint is of other vectors under these ids; give another folder"
+            )
+        return None if stays.all() else self.ids[stays]
 
     def to_bytes(self) -> bytes:
-        right = _NO_SIDE if self.right is None else len(self.right.ids)
-        parts = [_HEADER.pack(self.sequence, len(self.left.ids), right)]
-        for side in (self.left, self.right):
-            if side is not None:
-                parts += [side.ids.astype("<i8").tobytes(), side.digests.astype("<u8").tobytes()]
-        return b"".join(parts)
+        head = [self.sequence, len(self.ids), _NO_SIDE]
+        words = np.concatenate([head, self.ids, self.digests.view(np.int64)])
+        return words.astype("<i8").tobytes()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> JoinCoverage:
         """The coverage that `to_bytes` wrote."""
-        sequence, left, right = _HEADER.unpack_from(content)
-        sides, place = [], _HEADER.size
-        for count in (left, right):
-            if count != _NO_SIDE:
-                ids = np.frombuffer(content, "<i8", count, place)
-                digests = np.frombuffer(content, "<u8", count, place + ids.nbytes)
-                sides.append(JoinParticipants(ids.astype(np.int64), digests.astype(np.uint64)))
-                place += 2 * ids.nbytes
-        return cls(sequence, sides[0], sides[1] if right != _NO_SIDE else None)
-
-
-def read_coverage(folder: Path | None) -> JoinCoverage | None:
-    """The coverage of the checkpoint in this folder; None without one."""
-    subject = stored_subject(folder) if folder else None
-    return None if subject is None else JoinCoverage.from_bytes(subject)
+        words = np.frombuffer(content, "<i8").astype(np.int64)
+        sequence, count, _ = words[:_HEADER_WORDS].tolist()
+        sides = np.split(words[_HEADER_WORDS:], [2 * count])
+        ids, digests = np.concatenate([one.reshape(2, -1) for one in sides], axis=1)
+        order = np.argsort(ids)
+        return cls(sequence, ids[order], digests[order].view(np.uint64))

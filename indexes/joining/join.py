@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic
@@ -16,7 +15,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS, Records
-from indexes.joining.checkpoint import Checkpoint, JoinCoverage, read_coverage, split_ids
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage
 from indexes.joining.tiling import Pairs, References, Tiling, no_check
 
 
@@ -99,22 +98,24 @@ def join_gallery(
     _require_terms(threshold, tile_rows, limit)
     pinned = gallery.pin()
     references = References(pinned.segments, pinned.alive)
-    stored = read_coverage(checkpoint)
-    new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
-    sides = references.aligned_to(new), None if known is None else references.aligned_to(old)
     # All that the tiles depend on except the references.
     terms = (float(threshold), True, known is not None, tile_rows, name_known(known))
     fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
-    tile = partial(
-        Tiling, threshold=terms[0], within=True, tile_rows=tile_rows, scanner=scanner, check=check
-    )
-    now = JoinCoverage.of(*sides, sequence)
+    now = JoinCoverage(pinned.sequence, *references.digests())
     with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
         then = JoinCoverage.from_bytes(kept.subject)
-        then.check(now)
-        _make(tile(*then.align(*sides)), kept, limit, progress)
-        pairs = Pairs(_records(kept), then.remaining(now), kept.bounds)
-        return JoinedGallery(pairs, then.ids, then.sequence)
+        there, (new, old) = then.remaining(now), then.split(known)
+        tiling = Tiling(
+            references.aligned_to(new),
+            None if old is None else references.aligned_to(old),
+            terms[0],
+            within=True,
+            tile_rows=tile_rows,
+            scanner=scanner,
+            check=check,
+        )
+        _make(tiling, kept, limit, progress)
+        return JoinedGallery(Pairs(_records(kept), there, kept.bounds), then.ids, then.sequence)
 
 
 def _require_terms(threshold: float, tile_rows: int, limit: int) -> None:

@@ -22,13 +22,7 @@ from indexes.base import Ids, Vectors, check_threshold
 from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, Records
-from indexes.joining.checkpoint import (
-    Checkpoint,
-    JoinCoverage,
-    JoinParticipants,
-    read_coverage,
-    split_ids,
-)
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage
 from indexes.joining.join import JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import Pairs, no_check, sort_records
 from indexes.sharding.host import Shard
@@ -82,32 +76,25 @@ def join_shards(
     """
     threshold = check_threshold(threshold)
     with index.staying() as placement:
-        sequence = gallery.sequence
-        participants = _participants(index.shards)
-        stored = read_coverage(checkpoint)
-        new, old, sequence = split_ids(participants.ids, sequence, known, stored)
-        now = JoinCoverage(
-            sequence,
-            _among(participants, new),
-            None if known is None else _among(participants, old),
-        )
+        now = _cover(gallery.sequence, index.shards)
         terms = (threshold, placement.owners.tolist(), block_rows, name_known(known))
         fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
         with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
             then = JoinCoverage.from_bytes(kept.subject)
-            then.check(now)
-            rows = block_rows or _rows_at_once(then, placement, index.dim)
-            tiles = list(plan_tiles(then, placement, rows))
-            make = _maker(index.shards, then, threshold, limit)
+            there, (new, old) = then.remaining(now), then.split(known)
+            rows = block_rows or _rows_at_once(then.ids, placement, index.dim)
+            tiles = list(plan_tiles(new, old, placement, rows))
+            make = _maker(index.shards, then.ids, None if old is None else new, threshold, limit)
             remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, placement.shards, check)
             with closing(remaining):
                 make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
             records = [run.view(RECORD) for run in kept.runs()]
-            pairs = Pairs(records, then.remaining(now), kept.bounds)
-            return JoinedGallery(pairs, then.ids, then.sequence)
+            return JoinedGallery(Pairs(records, there, kept.bounds), then.ids, then.sequence)
 
 
-def plan_tiles(covered: JoinCoverage, placement: Placement, block_rows: int) -> Iterator[ShardTile]:
+def plan_tiles(
+    new: Ids, known: Ids | None, placement: Placement, block_rows: int
+) -> Iterator[ShardTile]:
     """All tiles, ordered so that successive ones are for different shards.
 
     Without a known side, each pair of shards has one tile a block, and the sender alternates. With
@@ -115,8 +102,8 @@ def plan_tiles(covered: JoinCoverage, placement: Placement, block_rows: int) -> 
     and the second time is not counted.
     """
     shards = placement.shards
-    left = _split(covered.left.ids, placement)
-    right = None if covered.right is None else _split(covered.right.ids, placement)
+    left = _split(new, placement)
+    right = None if known is None else _split(known, placement)
     most = max((-(-len(ids) // block_rows) for ids in left), default=0)
     for block in range(most):
         span = slice(block * block_rows, (block + 1) * block_rows)
@@ -159,37 +146,32 @@ def _split(ids: Ids, placement: Placement) -> list[Ids]:
     return [ids[owners == shard] for shard in range(placement.shards)]
 
 
-def _rows_at_once(covered: JoinCoverage, placement: Placement, dim: int) -> int:
-    largest = int(np.bincount(placement.shard_of(covered.ids), minlength=1).max())
+def _rows_at_once(ids: Ids, placement: Placement, dim: int) -> int:
+    largest = int(np.bincount(placement.shard_of(ids), minlength=1).max())
     affordable = BLOCK_COMPARISONS // max(largest, 1)
     return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
 
 
-def _participants(shards: Sequence[Shard]) -> JoinParticipants:
+def _cover(sequence: int, shards: Sequence[Shard]) -> JoinCoverage:
     found = [future.result() for future in [shard.digests() for shard in shards]]
-    ids = np.concatenate([part[0] for part in found])
-    digests = np.concatenate([part[1] for part in found]).view(np.uint64)
+    ids, digests = map(np.concatenate, zip(*found, strict=True))
     order = np.argsort(ids)
-    return JoinParticipants(ids[order], digests[order])
-
-
-def _among(participants: JoinParticipants, ids: Ids) -> JoinParticipants:
-    return JoinParticipants(ids, participants.digests[np.searchsorted(participants.ids, ids)])
+    return JoinCoverage(sequence, ids[order], digests[order].view(np.uint64))
 
 
 def _maker(
-    shards: Sequence[Shard], covered: JoinCoverage, threshold: float, limit: int
+    shards: Sequence[Shard], ids_of_all: Ids, new: Ids | None, threshold: float, limit: int
 ) -> Callable[[ShardTile], MadeTile]:
-    all_ids, new = covered.ids, covered.left.ids
+    """Makes a tile; `new` are the ids that are sent to every shard, None where no side is known."""
 
     def make(tile: ShardTile) -> MadeTile:
         ids, vectors = shards[tile.source].held(tile.ids).result()
         target = shards[tile.target]
         left, right, scores, bounds = _join(target, ids, vectors, threshold, tile.above, limit)
         # A shard may have references that were added after the start.
-        kept = _is_among(right, all_ids)
-        if tile.source == tile.target or covered.right is not None:
-            kept &= (left < right) | ~_is_among(right, new)
+        kept = _is_among(right, ids_of_all)
+        if tile.source == tile.target or new is not None:
+            kept &= (left < right) | ~_is_among(right, ids_of_all if new is None else new)
         records = np.empty(int(kept.sum()), RECORD)
         records["left"] = np.minimum(left, right)[kept]
         records["right"] = np.maximum(left, right)[kept]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from indexes.errors import CheckpointInvalid
-from indexes.joining.checkpoint import Checkpoint, stored_subject
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage
 
 TILES = [[b"one"], [], [b"two", b"three"], [b"four" * 1000]]
 
@@ -46,9 +46,7 @@ def test_what_was_put_for_a_tile_that_did_not_end_is_gone(tmp_path) -> None:
 
 
 def test_the_subject_is_that_of_the_first_start(tmp_path) -> None:
-    assert stored_subject(tmp_path) is None
     filled(tmp_path, TILES[:1]).close()
-    assert stored_subject(tmp_path) == b"subject"
     with Checkpoint(tmp_path, "terms", b"another") as kept:
         assert (kept.subject, kept.next_tile) == (b"subject", 1)
 
@@ -115,7 +113,7 @@ def test_files_are_for_their_owner_alone(tmp_path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
-from indexes.joining.checkpoint import Checkpoint
+from indexes.joining.checkpoint import Checkpoint, JoinCoverage
 kept = Checkpoint(Path(sys.argv[1]), "terms", b"subject")
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -134,3 +132,8 @@ def test_a_disk_that_is_full_loses_no_tile_that_ended(tmp_path) -> None:
     with Checkpoint(tmp_path, "terms", b"subject") as kept:
         assert kept.next_tile == int(done.stdout) == 4
         assert content(kept) == [b"x" * 1000] * 4
+
+
+def test_what_an_earlier_version_wrote_of_two_sides_is_read() -> None:
+    read = JoinCoverage.from_bytes(np.array([7, 2, 1, 4, 9, 40, 90, 5, 50], "<i8").tobytes())
+    assert (read.sequence, read.ids.tolist(), read.digests.tolist()) == (7, [4, 5, 9], [40, 50, 90])

@@ -18,7 +18,6 @@ from indexes.errors import CheckpointInvalid, PairsExceeded, ShardLost
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import JoinCoverage, JoinParticipants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -100,9 +99,8 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
 ) -> None:
     ids = np.arange(n) * 3
     count = n if new is None else min(new, n)
-    sides = [JoinParticipants(part, part.view(np.uint64)) for part in (ids[:count], ids[count:])]
-    covered = JoinCoverage(1, sides[0], None if new is None else sides[1])
-    tiles = list(plan_tiles(covered, Placement.spread(64, shards), block_rows))
+    known = None if new is None else ids[count:]
+    tiles = list(plan_tiles(ids[:count], known, Placement.spread(64, shards), block_rows))
     expected = count * (n - count) + count * (count - 1) // 2
     if new is None:
         expected = n * (n - 1) // 2
