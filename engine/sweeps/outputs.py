@@ -7,11 +7,12 @@ scores, never a name or a number in the clear.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ from indexes.joining import Records
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision
-from schema.sweeps import Group, Identity, LineFact, SweepRecord, SweepState, SweepTerms
+from schema.sweeps import Group, Identity, SweepRecord, SweepState, SweepTerms
 
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:
@@ -47,11 +48,15 @@ def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, st
     save_table(folder / f"{name}.csv", table)
 
 
+T = TypeVar("T")
+_Columns = Mapping[str, tuple[pa.DataType, Callable[[T], object]]]
+"""Columns by name, each by its type and what a row has in it."""
+
 Judgements = Mapping[tuple[str, str], Outcome]
 """Outcomes of judged pairs of documents, lower id first."""
 
-_TEXTS = pa.list_(pa.string())
-_MOMENT = pa.timestamp("us", "UTC")
+_TEXT, _COUNT = pa.string(), pa.int64()
+_TEXTS, _MOMENT, _SCORE = pa.list_(_TEXT), pa.timestamp("us", "UTC"), pa.float32()
 
 
 def pair_table(pairs: Records, identities: Sequence[Identity], judged: Judgements) -> pa.Table:
@@ -64,7 +69,7 @@ def pair_table(pairs: Records, identities: Sequence[Identity], judged: Judgement
     sides = owners.of(left), owners.of(right)
     couples = list(zip(sides[0].tolist(), sides[1].tolist(), strict=True))
     names = [one.document_id for one in identities]
-    documents = pa.array(names, pa.string())
+    documents = pa.array(names, _TEXT)
     return pa.table(
         {
             "left_document": documents.take(pa.array(sides[0])),
@@ -83,75 +88,57 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
 
     `cases`: case id by group key.
     """
-    lines = [group.lines for group in groups]
-    columns: dict[str, pa.Array] = {
-        "rank": pa.array(range(1, len(groups) + 1), pa.int64()),
-        "key": pa.array([group.key for group in groups], pa.string()),
-        "kind": pa.array([group.kind.value for group in groups], pa.string()),
-        "risk": pa.array([group.risk for group in groups], pa.float64()),
-        "risk_terms": pa.array([_describe_terms(group) for group in groups], _TEXTS),
-        "case": pa.array([cases.get(group.key) for group in groups], pa.string()),
-        "identities": _counts(group.identities for group in groups),
-        "lines": _counts(lines),
-        "open_disputes": pa.array(
-            [sum(one.disputes for one in group.identities) for group in groups], pa.int64()
-        ),
-        "documents": pa.array(
-            [[one.document_id for one in group.identities] for group in groups], _TEXTS
-        ),
-        **_line_columns(lines),
-        **_link_columns(groups),
+    columns: _Columns[Group] = {
+        "key": (_TEXT, lambda group: group.key),
+        "kind": (_TEXT, lambda group: group.kind.value),
+        "risk": (pa.float64(), lambda group: group.risk),
+        "risk_terms": (_TEXTS, _describe_terms),
+        "case": (_TEXT, lambda group: cases.get(group.key)),
+        "identities": (_COUNT, lambda group: len(group.identities)),
+        "lines": (_COUNT, lambda group: len(group.lines)),
+        "open_disputes": (_COUNT, lambda group: sum(one.disputes for one in group.identities)),
+        "documents": (_TEXTS, lambda group: [one.document_id for one in group.identities]),
+        "line_ids": (_TEXTS, lambda group: [line.line_id for line in group.lines]),
+        "carriers": (_TEXTS, lambda group: sorted({line.carrier for line in group.lines})),
+        "outlets": (_TEXTS, lambda group: sorted({line.outlet for line in group.lines})),
+        "first_opened": (_MOMENT, lambda group: min(_opened(group), default=None)),
+        "last_opened": (_MOMENT, lambda group: max(_opened(group), default=None)),
+        "links": (_COUNT, lambda group: len(group.links)),
+        "highest_score": (_SCORE, lambda group: max((x.score for x in group.links), default=None)),
+        "weakest_score": (_SCORE, lambda group: group.weakest and group.weakest.score),
+        "weakest_left": (_TEXT, lambda group: group.weakest and group.weakest.left),
+        "weakest_right": (_TEXT, lambda group: group.weakest and group.weakest.right),
+        "severed_links": (_COUNT, lambda group: len(group.severed)),
     }
-    return pa.table(columns)
+    ranks = pa.array(range(1, len(groups) + 1), _COUNT)
+    return _tabulate(groups, columns).add_column(0, "rank", ranks)
 
 
-def _line_columns(lines: Sequence[Sequence[LineFact]]) -> dict[str, pa.Array]:
-    """Columns of the lines of each group."""
-    opened = [[line.opened_at for line in some] for some in lines]
-    return {
-        "line_ids": pa.array([[line.line_id for line in some] for some in lines], _TEXTS),
-        "carriers": pa.array([sorted({x.carrier for x in some}) for some in lines], _TEXTS),
-        "outlets": pa.array([sorted({x.outlet for x in some}) for some in lines], _TEXTS),
-        "first_opened": pa.array([min(some, default=None) for some in opened], _MOMENT),
-        "last_opened": pa.array([max(some, default=None) for some in opened], _MOMENT),
-    }
-
-
-def _link_columns(groups: Sequence[Group]) -> dict[str, pa.Array]:
-    """Columns of the links of each group."""
-    weakest = [group.weakest for group in groups]
-    return {
-        "links": _counts(group.links for group in groups),
-        "highest_score": pa.array(
-            [max((x.score for x in group.links), default=None) for group in groups], pa.float32()
-        ),
-        "weakest_score": pa.array([x and x.score for x in weakest], pa.float32()),
-        "weakest_left": pa.array([x and x.left for x in weakest], pa.string()),
-        "weakest_right": pa.array([x and x.right for x in weakest], pa.string()),
-        "severed_links": _counts(group.severed for group in groups),
-    }
+def _opened(group: Group) -> list[datetime]:
+    return [line.opened_at for line in group.lines]
 
 
 def seller_table(sellers: Sequence[Seller]) -> pa.Table:
     """One row per outlet or carrier, in the order given."""
     counts = ("groups", "identities", "lines", "disputed_lines")
-    return _tabulate(sellers, counts, "highest_risk")
+    return _outlet_table(sellers, counts, "highest_risk")
 
 
 def liveness_table(outlets: Sequence[RankedOutlet]) -> pa.Table:
     """One row per outlet where liveness checks failed or proofs came, in the order given."""
     counts = ("signed", "signed_failed", "judged", "judged_failed", "proofs")
-    return _tabulate(outlets, counts, "lowest")
+    return _outlet_table(outlets, counts, "lowest")
 
 
-def _tabulate(rows: Sequence[Any], counts: Sequence[str], share: str) -> pa.Table:
-    """Columns `carrier` and `outlet`, these counts, and a float64."""
-    kinds = dict.fromkeys(("carrier", "outlet"), pa.string()) | dict.fromkeys(counts, pa.int64())
-    columns: dict[str, pa.Array] = {
-        name: pa.array([getattr(one, name) for one in rows], kind)
-        for name, kind in (kinds | {share: pa.float64()}).items()
-    }
-    return pa.table(columns)
+def _outlet_table(rows: Sequence[Any], counts: Sequence[str], share: str) -> pa.Table:
+    kinds = dict.fromkeys(("carrier", "outlet"), _TEXT) | dict.fromkeys(counts, _COUNT)
+    shown = (kinds | {share: pa.float64()}).items()
+    return _tabulate(rows, {name: (kind, attrgetter(name)) for name, kind in shown})
+
+
+def _tabulate(rows: Sequence[T], columns: _Columns[T]) -> pa.Table:
+    made = {name: pa.array(map(find, rows), kind) for name, (kind, find) in columns.items()}
+    return pa.table(made)
 
 
 def _share_carriers(identities: Sequence[Identity], couples: Sequence[tuple[int, int]]) -> pa.Array:
@@ -175,10 +162,6 @@ def _list_outcomes(
     pairs = ((names[one], names[other]) for one, other in couples)
     found = (judged.get((min(pair), max(pair))) for pair in pairs)
     return pa.array([one.value if one else None for one in found], pa.string())
-
-
-def _counts(lists: Iterable[Sequence[Any]]) -> pa.Array:
-    return pa.array([len(one) for one in lists], pa.int64())
 
 
 def _describe_terms(group: Group) -> list[str]:
