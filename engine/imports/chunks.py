@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import RequestError, SealBroken
 from engine.imports.import_report import Entry, FaultReport, Journal, Tally, count_chunk
@@ -343,10 +344,12 @@ _CONTEXT = "import.chunk"
 
 def seal_chunk(vault: Vault, chunk: Chunk) -> bytes:
     """The chunk as only a holder of the deployment's key ring can make and read it."""
-    written = {name: getattr(chunk, name) for name in Chunk.__slots__ if name != "subscribers"} | {
-        "subscribers": [_write_subscriber(one) for one in chunk.subscribers]
-    }
-    return vault.seal_token(_CONTEXT, vault.deployment_id, msgspec.msgpack.encode(written))
+    written = msgspec.msgpack.encode(chunk, enc_hook=_write_vector)
+    return vault.seal_token(_CONTEXT, vault.deployment_id, written)
+
+
+def _write_vector(vector: NDArray[Any]) -> bytes:
+    return vector.astype(np.float32).tobytes()
 
 
 def open_chunk(vault: Vault, sealed: bytes) -> Chunk:
@@ -361,15 +364,6 @@ def open_chunk(vault: Vault, sealed: bytes) -> Chunk:
     return Chunk(**written, subscribers=subscribers)
 
 
-def _write_subscriber(one: Subscriber) -> dict[str, Any]:
-    fields = {name: getattr(one, name) for name in Subscriber.__slots__} | {
-        "vector": one.vector.astype(np.float32).tobytes(),
-        "samples": {name: _write_sample(sample) for name, sample in one.samples.items()},
-    }
-    written: dict[str, Any] = msgspec.to_builtins(fields, builtin_types=(bytes,))
-    return written
-
-
 def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
     fields = dict(written)
     fields["vector"] = np.frombuffer(written["vector"], np.float32)
@@ -378,18 +372,6 @@ def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
     fields["consent"] = msgspec.convert(written["consent"], Consent)
     fields["line"] = msgspec.convert(written["line"], OpenedLine | None)
     return Subscriber(**fields)
-
-
-def _write_sample(sample: Sample) -> dict[str, Any]:
-    """Writes the kept part of a photograph: the crop, if any, and a second model's template."""
-    second = sample.second
-    return {
-        "digest": sample.digest,
-        "quality": dict(sample.quality),
-        "crop": sample.crop,
-        "kind": None if sample.kind is None else sample.kind.value,
-        "second": None if second is None else [second.digest, second.vector.tobytes()],
-    }
 
 
 def _read_sample(written: Mapping[str, Any]) -> Sample:
@@ -402,5 +384,5 @@ def _read_sample(written: Mapping[str, Any]) -> Sample:
         kind=None if kind is None else PhotographKind(kind),
         second=None
         if second is None
-        else SecondTemplate(second[0], np.frombuffer(second[1], np.float32)),
+        else SecondTemplate(second["digest"], np.frombuffer(second["vector"], np.float32)),
     )

@@ -174,7 +174,9 @@ class FaceLoader:
         for slot, sample in zip(read, samples, strict=True):
             faces[slot] = face = _face_of(slot[1], sample)
             if isinstance(face, np.ndarray) and isinstance(sample, Sample):
-                usable.setdefault(slot[0], {})[slot[1].value] = sample
+                # The vector goes with the row, and no picture is looked for again.
+                kept = replace(sample, vector=None, thumbnail=None)
+                usable.setdefault(slot[0], {})[slot[1].value] = kept
         self._add_vectors(group, faces)
         self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
