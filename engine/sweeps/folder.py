@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Self
@@ -176,14 +176,13 @@ class SweepFolder:
 
     def save_status(self, status: SweepStatus) -> None:
         with replacing(self.path / _STATUS) as beside:
-            beside.write_text(json.dumps(asdict(status)), "utf-8")
+            beside.write_bytes(msgspec.json.encode(status))
 
     def load_status(self) -> SweepStatus:
         """Loads what `save_status` saved last; an empty status if there is none."""
         try:
-            kept = json.loads((self.path / _STATUS).read_text("utf-8"))
-            return SweepStatus(SweepProgress(**kept.pop("progress")), **kept)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return msgspec.json.decode((self.path / _STATUS).read_bytes(), type=SweepStatus)
+        except (OSError, ValueError):
             return SweepStatus()
 
 
