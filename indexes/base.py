@@ -14,6 +14,7 @@ import mmap
 import sys
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from operator import add
 from typing import Any, TypeGuard, TypeVar
@@ -374,6 +375,11 @@ def exact_score(query: Vectors, row: Vectors) -> float:
     products = query.astype(np.float64)
     products *= row
     return float(np.float32(np.add.reduce(products)))
+
+
+def concatenated(parts: Iterable[NDArray[Any]], kind: Any = np.int64) -> NDArray[Any]:
+    """The parts, one after another; of none an empty array of this kind."""
+    return np.concatenate([np.empty(0, kind), *parts])
 
 
 def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:

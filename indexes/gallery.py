@@ -14,7 +14,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import CertifiedHits, Ids, MemoryAccount, VectorIndex, Vectors, arrange
+from indexes.base import (
+    CertifiedHits,
+    Ids,
+    MemoryAccount,
+    VectorIndex,
+    Vectors,
+    arrange,
+    concatenated,
+)
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.segmented.merging import Rewrite
@@ -192,7 +200,7 @@ def _sum_up(changes: Sequence[_Change]) -> tuple[Ids, Ids]:
                 added.pop(key, None)
         else:
             added.update(dict.fromkeys(keys))
-    changed = np.concatenate([np.empty(0, np.int64), *(change.ids for change in changes)])
+    changed = concatenated(change.ids for change in changes)
     return changed, np.array([*added], np.int64)
 
 
@@ -568,8 +576,7 @@ class Gallery:
 
     def _removed_since(self, state: _State) -> Ids:
         """The ids removed since a state that is being read."""
-        later = [one.ids for one in self._unwiped if one.removals > state.removals]
-        return np.concatenate([np.empty(0, np.int64), *later])
+        return concatenated(one.ids for one in self._unwiped if one.removals > state.removals)
 
     def _found(self, hits: CertifiedHits, state: _State) -> Found:
         return Found(self._remaining(hits, state), state.sequence, len(state.index))

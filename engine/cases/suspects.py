@@ -14,7 +14,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from engine.registry.watchlist import WatchEntry
-from indexes.base import exact_scores
+from indexes.base import concatenated, exact_scores
 from indexes.gallery import Gallery
 from schema.cases import Outcome
 
@@ -38,7 +38,7 @@ class Suspects:
         found = registry.documents_by_id(case.suspect_ids)
         held = sorted(key for key, record in found.items() if record.reference_ids)
         ids = [np.array(found[key].reference_ids, dtype=np.int64) for key in held]
-        flat = np.concatenate([*ids, np.empty(0, np.int64)])
+        flat = concatenated(ids)
         self._references: NDArray[np.float32] = gallery.vectors(flat)
         ends = np.cumsum([len(keys) for keys in ids], dtype=np.int64)
         rows = dict(zip(held, np.split(self._references, ends[:-1]), strict=True)) if held else {}

@@ -39,9 +39,9 @@ from engine.sweeps.likelihood import (
     compare_particulars,
     estimate,
     log_ratios,
-    merge_codes,
     prior_log_odds,
 )
+from indexes.base import concatenated
 from indexes.joining import NO_PAIRS, Records
 from schema.sweeps import Group, RiskTerm
 
@@ -172,8 +172,8 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
         shared.append(places[places >= 0])
         strangers = _sample(strangers, one[is_low], other[is_low])
     judged, _ = _compare_near(terms.judged[:, 0], terms.judged[:, 1], terms.openings)
-    excess = terms.openings.find_excess(merge_codes(shared))
-    estimates = {name: estimate(name, merge_codes(codes[name]), judged[name]) for name in codes}
+    excess = terms.openings.find_excess(concatenated(shared))
+    estimates = {name: estimate(name, concatenated(codes[name]), judged[name]) for name in codes}
     return Candidates(
         pairs=_keep_best(pieces, terms, facts, estimates, excess),
         strangers=strangers,

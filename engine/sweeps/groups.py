@@ -30,6 +30,7 @@ from engine.sweeps.clustering import (
     score_components,
 )
 from engine.sweeps.risk import assess, assess_faces, rank, total_of
+from indexes.base import concatenated
 from indexes.joining import Records
 from schema.sweeps import Group, GroupKind, Identity, Link
 
@@ -165,7 +166,7 @@ def _name_documents(clusters: Sequence[Cluster]) -> Documents:
         for one in clusters
         for part in (one.members, one.severed["left"], one.severed["right"])
     ]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+    return np.unique(concatenated(parts))
 
 
 def _identify(documents: Documents, facts: FaceFacts) -> dict[int, Identity]:

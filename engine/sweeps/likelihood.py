@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -348,8 +348,3 @@ def log_ratios(
 def prior_log_odds(references: int) -> float:
     """The decimal logarithm of the odds that another reference is the same person's."""
     return math.log10(SECOND_IDENTITIES / max(references, 2))
-
-
-def merge_codes(parts: Iterable[Codes]) -> Codes:
-    """The codes of several parts, one after another."""
-    return np.concatenate([np.empty(0, np.int64), *parts])

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Positions, Scores, Vectors, exact_scores, overwrite_when_freed
+from indexes.base import (
+    Ids,
+    Positions,
+    Scores,
+    Vectors,
+    concatenated,
+    exact_scores,
+    overwrite_when_freed,
+)
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.exact.codes import ZERO_CODE, CodedQueries, Codes, Each, parts_of
 from indexes.exact.exact8 import Exact8Segment
@@ -84,14 +92,12 @@ class Pairs:
         """Left ids that begin a piece, from a sample of the runs."""
         # Each run adds an error of one step at most.
         step = max(1, size // (len(self._runs) + 8))
-        sample = np.concatenate(
-            [np.empty(0, np.int64), *(run["left"][::step] for run in self._runs)]
-        )
+        sample = concatenated(run["left"][::step] for run in self._runs)
         sample.sort()
         return np.unique(sample[max(1, size // step) :: max(1, size // step)])
 
     def _sorted(self, parts: Sequence[Records]) -> Records:
-        records = np.concatenate([np.empty(0, RECORD), *parts])
+        records = concatenated(parts, RECORD)
         if self._among is not None:
             kept = np.isin(records["left"], self._among) & np.isin(records["right"], self._among)
             records = records[kept]
@@ -126,8 +132,8 @@ class References:
         sizes = [len(segment.row_ids) for segment in segments]
         self._starts = np.cumsum([0, *sizes])
         counted = [mask[:size] for mask, size in zip(alive, sizes, strict=True)]
-        places = np.flatnonzero(np.concatenate([np.empty(0, np.bool_), *counted]))
-        ids = np.concatenate([np.empty(0, np.int64), *(s.row_ids for s in segments)])[places]
+        places = np.flatnonzero(concatenated(counted, np.bool_))
+        ids = concatenated(segment.row_ids for segment in segments)[places]
         order = np.argsort(ids)
         self.ids: Ids = ids[order]
         self.places: Positions = places[order]
@@ -161,10 +167,10 @@ class References:
         models or keys do not. The vectors, which may lie on a disk, are not read.
         """
         parts = (_digests(segment) for segment in self.segments)
-        digests = np.concatenate([np.empty(0, np.uint64), *parts])
+        digests = concatenated(parts, np.uint64)
         # Last, for a removal marks a row before it wipes its codes: no digest is of wiped ones.
         flags = (segment.alive_rows for segment in self.segments)
-        there = np.concatenate([np.empty(0, np.bool_), *flags])[self.places]
+        there = concatenated(flags, np.bool_)[self.places]
         return self.ids[there], digests[self.places[there]]
 
     def blocks(self, part: slice, axes: Axes | None, each: Each = map) -> list[Block]:

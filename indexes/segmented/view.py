@@ -26,6 +26,7 @@ from indexes.base import (
     check_ids,
     check_threshold,
     check_vectors,
+    concatenated,
     exact_scores,
     find_near,
     is_id,
@@ -402,22 +403,20 @@ class SegmentSearch:
 
     def _answer(self, done: list[_PassHits], k: int | None = None) -> CertifiedHits:
         hits = [pass_hits.hits(k) for pass_hits in done]
-        offsets, ids, scores = [np.zeros(1, np.int64)], [], []
+        offsets = [np.zeros(1, np.int64)]
         for part in hits:
             offsets.append(part.offsets[1:] + offsets[-1][-1])
-            ids.append(part.ids)
-            scores.append(part.scores)
         certificate = Certificate(
-            epsilon=np.concatenate([np.empty(0), *(part.epsilon for part in done)]),
-            rescored=np.concatenate([np.empty(0, np.int64), *(part.rescored for part in done)]),
+            epsilon=concatenated((part.epsilon for part in done), np.float64),
+            rescored=concatenated(part.rescored for part in done),
             compared=sum(map(len, self._sealed)) + sum(map(len, self._heads)),
             kernel=self._kernel,
             bounds=tuple(sorted(set[str]().union(*(part.bounds for part in done)))),
         )
         return CertifiedHits(
             np.concatenate(offsets),
-            np.concatenate([np.empty(0, np.int64), *ids]),
-            np.concatenate([np.empty(0, np.float32), *scores]),
+            concatenated(part.ids for part in hits),
+            concatenated((part.scores for part in hits), np.float32),
             certificate,
         )
 

@@ -29,6 +29,7 @@ from indexes.base import (
     check_references,
     check_threshold,
     check_vectors,
+    concatenated,
     is_id,
     overwrite_when_freed,
 )
@@ -323,7 +324,7 @@ class ShardedIndex(VectorIndex):
         check_ids(ids)
         parts = self._split(ids)
         found = self._results([self._shards[number].held(ids[places]) for number, places in parts])
-        there = np.isin(ids, np.concatenate([np.empty(0, np.int64), *(own for own, _ in found)]))
+        there = np.isin(ids, concatenated(own for own, _ in found))
         row_of = np.cumsum(there) - 1
         rows = overwrite_when_freed(np.empty((int(there.sum()), self.dim), np.float32))
         for (_, places), (_, part) in zip(parts, found, strict=True):
