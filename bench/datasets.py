@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.reports import Setup
 from engine.accuracy.dataset import LabelledFolder
@@ -26,11 +25,12 @@ from engine.accuracy.photographs import find_images
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
+from indexes.base import Floats, Ints
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
+Vectors = Floats
+Rows = Ints
 
 _SPREAD = 0.1
 _ROWS_FOR_ONE = 8

@@ -79,9 +79,16 @@ def _give_back(start: int, size_bytes: int) -> bool:
     return sys.platform == "linux" and bool(_madvise(start, size_bytes, _DONTNEED) == 0)
 
 
-Vectors = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Scores = NDArray[np.float32]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Octets = NDArray[np.uint8]
+"""Arrays of any shape, by the type of their numbers."""
+Vectors = Floats
+Scores = Floats
+Ids = Ints
+Positions = Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +99,7 @@ class Hits:
     cosine), best first, equal scores by ascending id.
     """
 
-    offsets: NDArray[np.int64]
+    offsets: Ints
     ids: Ids
     scores: Scores
 
@@ -101,7 +108,7 @@ class Hits:
         return len(self.offsets) - 1
 
     @property
-    def query_of(self) -> NDArray[np.int64]:
+    def query_of(self) -> Ints:
         """The query of each hit: int64[m]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
@@ -121,8 +128,8 @@ class Certificate:
     others were dropped: `bytes`, the codes, or `half bytes`, the plane before them, or both.
     """
 
-    epsilon: NDArray[np.float64]
-    rescored: NDArray[np.int64]
+    epsilon: Doubles
+    rescored: Ints
     compared: int
     kernel: str
     bounds: tuple[str, ...]
@@ -330,8 +337,6 @@ def _array(given: object, refusal: type[Exception], what: str) -> NDArray[Any]:
     return given
 
 
-Positions = NDArray[np.int64]
-
 # So few stay in the cache.
 _PAIRS_AT_ONCE = 512
 # OpenBLAS makes a product of so many multiplications in the calling thread.
@@ -382,14 +387,14 @@ def concatenated(parts: Iterable[NDArray[Any]], kind: Any = np.int64) -> NDArray
     return np.concatenate([np.empty(0, kind), *parts])
 
 
-def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
+def products(queries: Vectors, rows: Vectors) -> Floats:
     """Inner products within `rounding_bound` of the scores: float32[q, n].
 
     For a few queries by many small products: the threads of a large one would go on waiting
     actively for 0.1 s after it, and take a core from others.
     """
     count, dim = queries.shape
-    found: NDArray[np.float32]
+    found: Floats
     if count < _PRODUCT_FROM:
         found = np.vecdot(rows[None], queries[:, None])
         return found
@@ -404,9 +409,7 @@ def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
     return found
 
 
-def find_near(
-    queries: Vectors, rows: Vectors, floors: NDArray[np.float64]
-) -> tuple[Positions, Positions]:
+def find_near(queries: Vectors, rows: Vectors, floors: Doubles) -> tuple[Positions, Positions]:
     """Pairs (query, row) whose float32 product reaches the floor of the query: int64[m] each."""
     # A floor far beyond any score would not fit float32; rounding it there must not raise it.
     near = floors.clip(-BEYOND_ANY_SCORE, BEYOND_ANY_SCORE).astype(np.float32)

@@ -12,10 +12,10 @@ from threading import Condition, Event, Lock
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexes.base import (
     CertifiedHits,
+    Flags,
     Ids,
     MemoryAccount,
     VectorIndex,
@@ -102,7 +102,7 @@ class Pinned:
     """
 
     segments: tuple[Exact8Segment, ...]
-    alive: tuple[NDArray[np.bool_], ...]
+    alive: tuple[Flags, ...]
     sequence: int
     head: int
     removed_since: dict[str, float]

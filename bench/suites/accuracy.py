@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from bench.core.machine import clock
@@ -36,6 +35,7 @@ from engine.accuracy.pair_scores import (
 from engine.errors import RequestError
 from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extracted, Extraction, Extractor, open_extractor
+from indexes.base import Floats
 from schema.reasons import PhotographKind, Reason
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
@@ -103,7 +103,7 @@ def _redraw(change: Callable[[Image.Image], Image.Image], quality: int = 95) -> 
     return lambda data: _save(change(_open(data)), quality)
 
 
-def _alter(change: Callable[[NDArray[np.float32]], Any]) -> Degrade:
+def _alter(change: Callable[[Floats], Any]) -> Degrade:
     """What `change` makes of the pixels as float32[h, w, 3]."""
 
     def redraw(picture: Image.Image) -> Image.Image:
@@ -162,14 +162,14 @@ def light(gain: float) -> Degrade:
 def light_from_a_side(least: float) -> Degrade:
     """The face's left side, in the picture, as dark as this share of the right one."""
 
-    def change(pixels: NDArray[np.float32]) -> Any:
+    def change(pixels: Floats) -> Any:
         across = np.interp(np.linspace(0, 1, pixels.shape[1]), (_LEFT, _RIGHT), (least, 1))
         return pixels * across[None, :, None].astype(np.float32)
 
     return _alter(change)
 
 
-def _place(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _place(pixels: Floats) -> tuple[Floats, Floats]:
     """Where each pixel is, in shares of the picture: from its middle, and from its top."""
     down, across = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]].astype(np.float32)
     return across / pixels.shape[1] - 0.5, down / pixels.shape[0]
@@ -178,7 +178,7 @@ def _place(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
 def light_from_behind(gain: float) -> Degrade:
     """The person as dark as this share, before a bright wall."""
 
-    def change(pixels: NDArray[np.float32]) -> Any:
+    def change(pixels: Floats) -> Any:
         x, y = _place(pixels)
         is_person = ((x / 0.24) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.4))
         person = cv2.GaussianBlur(is_person.astype(np.float32), (0, 0), 6)[..., None]
@@ -190,7 +190,7 @@ def light_from_behind(gain: float) -> Degrade:
 def shine(strength: float) -> Degrade:
     """A white spot on nose and mouth, so many times as bright as white in its middle."""
 
-    def change(pixels: NDArray[np.float32]) -> Any:
+    def change(pixels: Floats) -> Any:
         x, y = _place(pixels)
         return pixels + 255 * strength * np.exp(-(x**2 + (y - 0.6) ** 2) / 0.09**2)[..., None]
 
@@ -297,11 +297,11 @@ def _is_told(made: Extracted) -> bool:
     return not isinstance(made, Extraction) or bool(made.problems)
 
 
-def _read_vector(made: Extracted) -> NDArray[np.float32] | None:
+def _read_vector(made: Extracted) -> Floats | None:
     return made.vector if isinstance(made, Extraction) else None
 
 
-def _score(mate: NDArray[np.float32] | None, made: Extracted) -> float:
+def _score(mate: Floats | None, made: Extracted) -> float:
     """-1 where one has no vector: it matches nobody."""
     vector = _read_vector(made)
     return -1.0 if mate is None or vector is None else float(mate @ vector)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.core.reports import Figure, Result, Setup
 from bench.datasets import Answer, Faces, Vectors, find_best
 from engine.errors import RequestError
-from indexes.base import Hits
+from indexes.base import Hits, Ints
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -27,7 +27,7 @@ INDEXES_AT_ONCE = 8
 """Of `build_participants`."""
 
 
-Best = Callable[[Vectors, int], NDArray[np.int64]]
+Best = Callable[[Vectors, int], Ints]
 """Queries and k to the rows of the k best: int64[q, k], best first."""
 
 
@@ -58,7 +58,7 @@ def build_gallery(references: Vectors, scanner: Scanner) -> Gallery:
 
 
 def _ask_ours(segment: Exact8Segment, gallery: Gallery) -> tuple[Searcher, Searcher]:
-    def rows_of(hits: Hits) -> NDArray[np.int64]:
+    def rows_of(hits: Hits) -> Ints:
         return hits.ids.reshape(len(hits), -1)
 
     alone = search_segment(segment)
@@ -94,11 +94,11 @@ def _build_flat(references: Vectors) -> Iterator[Searcher]:
     index = faiss.IndexFlatIP(references.shape[1])
     index.add(references)
 
-    def best(queries: Vectors, k: int) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = index.search(queries, k)[1]
+    def best(queries: Vectors, k: int) -> Ints:
+        found: Ints = index.search(queries, k)[1]
         return found
 
-    def best_by_blas(queries: Vectors, k: int) -> NDArray[np.int64]:
+    def best_by_blas(queries: Vectors, k: int) -> Ints:
         before = faiss.cvar.distance_compute_blas_threshold
         faiss.cvar.distance_compute_blas_threshold = 1
         try:
@@ -155,7 +155,7 @@ def _build_usearch(references: Vectors) -> Searcher:
     codes = _to_bytes(references, limit)
     threads = len(os.sched_getaffinity(0))
 
-    def best(queries: Vectors, k: int) -> NDArray[np.int64]:
+    def best(queries: Vectors, k: int) -> Ints:
         coded = _to_bytes(queries, limit)
         found = search(codes, coded, k, MetricKind.IP, exact=True, threads=threads)
         return np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)

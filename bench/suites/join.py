@@ -5,12 +5,12 @@ from functools import partial
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.machine import TILES, clock, measure_product, speedup
 from bench.core.reports import Figure, Measured, Result, Setup, SuiteOutput
 from bench.datasets import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.baselines import SCORE_TOLERANCE, build_segment
+from indexes.base import Floats, Ints
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
 
@@ -52,7 +52,7 @@ def count_pairs(references: int) -> int:
     return references * (references - 1) // 2
 
 
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+Pairs = tuple[Ints, Ints, Floats]
 
 
 def share_same(ours: Pairs, right: Pairs) -> float:

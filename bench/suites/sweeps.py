@@ -9,7 +9,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.core.machine import DISK, clock, open_folder, read_peak_bytes, rested
 from bench.core.reports import Figure, Result, SuiteOutput
@@ -21,6 +20,7 @@ from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
 from engine.sweeps.clustering import Owners, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
+from indexes.base import Ints
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import Records
@@ -170,7 +170,7 @@ def is_trap(chain: Vectors, threshold: float) -> bool:
     return bool(neighbours.all() and (scores[apart > 1] < threshold - _CLEARANCE).all())
 
 
-def planted_pairs(planted: Planted, threshold: float) -> NDArray[np.int64]:
+def planted_pairs(planted: Planted, threshold: float) -> Ints:
     """int64[k, 2], ascending rows: those of rings and traps at or above the threshold.
 
     Scores in float64; what lies within 1e-6 of the threshold may go either way, and is left out.
@@ -213,7 +213,7 @@ def introduce(row: int) -> Identity:
 QUICK = {"references": 20_000, "rings": 50, "traps": 10, "newcomers": 1_000}
 _FLAT_REFERENCES = 20_000
 
-Labels = NDArray[np.int64]
+Labels = Ints
 
 
 def run(config: SweepConfig) -> SuiteOutput:
@@ -336,7 +336,7 @@ def _count_together(truth: Labels, found: Labels) -> tuple[float, float, float]:
     return count_pairs(both), of_truth, of_found
 
 
-def count_pairs(sizes: NDArray[np.int64]) -> float:
+def count_pairs(sizes: Ints) -> float:
     """Pairs within sets of these sizes."""
     return float((sizes * (sizes - 1) // 2).sum())
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
@@ -24,7 +23,7 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from indexes.base import Hits
+from indexes.base import Floats, Hits, Ints
 from schema.decisions import Comparison
 from schema.documents import Document
 from schema.reasons import Decision, Reason
@@ -58,9 +57,9 @@ class Visits:
     """
 
     kinds: tuple[VisitKind, ...]
-    people: NDArray[np.int64]
-    live: NDArray[np.float32]
-    portrait: NDArray[np.float32]
+    people: Ints
+    live: Floats
+    portrait: Floats
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -100,7 +99,7 @@ def draw_visits(population: Population, references: int, visitors: int, seed: in
 
 
 def expect_answers(
-    visits: Visits, references: NDArray[np.float32], thresholds: Thresholds
+    visits: Visits, references: Floats, thresholds: Thresholds
 ) -> list[Expected | None]:
     """For each visitor the right answer, given that all before were answered rightly.
 
@@ -134,8 +133,8 @@ _KINDS: Sequence[Comparison] = (Comparison.FUSED, Comparison.FUSED_TO_ONE, Compa
 
 def _decide(
     pair_score: float,
-    holder: NDArray[np.float32] | None,
-    others: NDArray[np.float32],
+    holder: Floats | None,
+    others: Floats,
     limits: Sequence[OfKind],
     verify: float,
 ) -> Expected | None:
@@ -165,9 +164,7 @@ def _decide(
     return Expected(decision, frozenset(reasons), is_new)
 
 
-def _score_gallery(
-    faces: NDArray[np.float32], references: NDArray[np.float32]
-) -> Iterator[NDArray[np.float32]]:
+def _score_gallery(faces: Floats, references: Floats) -> Iterator[Floats]:
     """For each visitor of float32[visitors, faces, d] in turn, float32[faces, references]."""
     for start in range(0, len(faces), ROWS):
         yield from faces[start : start + ROWS] @ references.T
@@ -194,7 +191,7 @@ def add_outlet(store: Store, line_limit: int = 5) -> None:
     store.add_outlet(OUTLET, CARRIER, actor="bench")
 
 
-def admit_holders(deployment: Deployment, faces: NDArray[np.float32]) -> None:
+def admit_holders(deployment: Deployment, faces: Floats) -> None:
     """Enters a document and a reference for each unit row float32[n, d], not rotated."""
     documents = [make_document(serial) for serial in range(len(faces))]
     admit_references(deployment.registrar, documents, deployment.vault.rotate(faces), "bench")

@@ -22,6 +22,7 @@ from engine.accuracy.pair_scores import (
     wilson_interval,
 )
 from engine.matching.calibration import OperatingPoint
+from indexes.base import Doubles, Flags, Floats, Ints
 
 REPLICATES = 500
 FEW_EVENTS = 10
@@ -32,7 +33,7 @@ DENSE_PEOPLE = 8_000
 """Up to this many people, such a matrix is small enough."""
 
 
-def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
+def rate_grid(highest: float, nonmated_pairs: int) -> Doubles:
     """Falling rates float64[r]: ten per decade from `highest` to the lowest supported one."""
     lowest = lowest_rate(nonmated_pairs)
     require_support(highest, nonmated_pairs)
@@ -44,7 +45,7 @@ def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
 
 
 def operating_points(
-    scores: PairScores, rates: NDArray[np.float64], *, seed: int = 0
+    scores: PairScores, rates: Doubles, *, seed: int = 0
 ) -> tuple[OperatingPoint, ...]:
     """An operating point for each of the falling `rates`; raises `RateUnsupported`."""
     require_support(float(rates.min()), len(scores.nonmated))
@@ -80,9 +81,7 @@ def operating_points(
     )
 
 
-def _replicate(
-    scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _replicate(scores: PairScores, thresholds: Floats, weights: Floats) -> tuple[Doubles, Doubles]:
     """FMR and FNMR of each replicate at rising thresholds: float64[thresholds, replicates]."""
     matches = _weigh_matches(scores, thresholds, weights)
     is_left, is_right = scores.counts > 0
@@ -94,9 +93,7 @@ def _replicate(
     return matches / np.maximum(pairs, 1.0), misses / np.maximum(mated, 1.0)
 
 
-def draw_people(
-    people: NDArray[np.int64], population: int, *, seed: int = 0
-) -> NDArray[np.float32]:
+def draw_people(people: Ints, population: int, *, seed: int = 0) -> Floats:
     """How often each of `people` is drawn in each replicate: float32[population, replicates]."""
     present = np.unique(people)
     weights = np.zeros((population, REPLICATES), np.float32)
@@ -106,18 +103,14 @@ def draw_people(
     return weights
 
 
-def _outer_thresholds(
-    nonmated: NDArray[np.float32], rates: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _outer_thresholds(nonmated: Floats, rates: Doubles) -> Floats:
     """Thresholds outside the range of `rates`, which some replicates need."""
     few = np.arange(0.5, 10) / len(nonmated)
     outer = np.append(few, rates.max() * 1.5)
     return thresholds_at(nonmated, outer[outer < 1])
 
 
-def _weigh_matches(
-    scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def _weigh_matches(scores: PairScores, thresholds: Floats, weights: Floats) -> Doubles:
     """float64[thresholds, replicates]: weight of the non-mated pairs at or above each threshold."""
     assert len(thresholds) < 255, "steps are uint8, which sort fast"
     tail = np.flatnonzero(scores.nonmated >= thresholds[0])
@@ -132,15 +125,13 @@ def _weigh_matches(
     return sums[::-1].cumsum(axis=0)[::-1]
 
 
-def _weigh_pairs(
-    codes: NDArray[np.int32], left: NDArray[np.float32], right: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def _weigh_pairs(codes: NDArray[np.int32], left: Floats, right: Floats) -> Doubles:
     """float64[replicates]: the sum of both people's weights multiplied, over all pairs."""
     population = len(left)
     if len(codes) > DENSE_PAIRS and population <= DENSE_PEOPLE:
         counts = np.bincount(codes, minlength=population**2).astype(np.float32)
         paired = counts.reshape(population, population) @ right
-        whole: NDArray[np.float64] = np.einsum("pb,pb->b", paired, left, dtype=np.float64)
+        whole: Doubles = np.einsum("pb,pb->b", paired, left, dtype=np.float64)
         return whole
     total = np.zeros(left.shape[1])
     for start in range(0, len(codes), DENSE_PAIRS):
@@ -149,7 +140,7 @@ def _weigh_pairs(
     return total
 
 
-def _bound_few(fnmr: NDArray[np.float64], people: int) -> NDArray[np.float64]:
+def _bound_few(fnmr: Doubles, people: int) -> Doubles:
     """Lower bounds of the upper ends where misses of `people` are few, else 0.
 
     Without any miss: the rule of three. With a few, of which a bootstrap too often draws none:
@@ -162,9 +153,7 @@ def _bound_few(fnmr: NDArray[np.float64], people: int) -> NDArray[np.float64]:
     return np.where(fnmr == 0, min(3 / people, 1.0), few)
 
 
-def _interval(
-    replicates: NDArray[np.float64], estimates: NDArray[np.float64] | NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _interval(replicates: Doubles, estimates: Doubles | Floats) -> tuple[Doubles, Doubles]:
     """2.5 and 97.5 percentiles of each row, widened to hold the estimate itself."""
     low, high = np.percentile(replicates, [2.5, 97.5], axis=1)
     return np.minimum(low, estimates), np.maximum(high, estimates)
@@ -186,13 +175,7 @@ class Share:
     high: float
 
 
-def share_of(
-    people: NDArray[np.int64],
-    happened: NDArray[np.bool_],
-    weights: NDArray[np.float32],
-    *,
-    is_mean: bool = False,
-) -> Share:
+def share_of(people: Ints, happened: Flags, weights: Floats, *, is_mean: bool = False) -> Share:
     """Share of trials that `happened`; each belongs to one of `people`."""
     assert len(people)
     events = np.bincount(people[happened], minlength=len(weights))
@@ -200,13 +183,7 @@ def share_of(
     return share_of_counts(events, trials, weights, is_mean=is_mean)
 
 
-def share_of_counts(
-    events: NDArray[np.int64],
-    trials: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    *,
-    is_mean: bool,
-) -> Share:
+def share_of_counts(events: Ints, trials: Ints, weights: Floats, *, is_mean: bool) -> Share:
     """Share of the trials of all people, int64[population], with an event; with `is_mean` the mean
     of each person's share, in which more trials weigh no more."""
     is_asked = trials > 0
@@ -228,11 +205,7 @@ def refuse_few(found: int, what: str = "people", needed: int = MIN_PEOPLE) -> st
 
 
 def pair_share_of(
-    left: NDArray[np.int64],
-    right: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    without: Sequence[NDArray[np.int64]] = (),
+    left: Ints, right: Ints, counts: Ints, weights: Floats, without: Sequence[Ints] = ()
 ) -> Share:
     """Share of non-mated comparisons that match; all those of two people weigh one.
 
@@ -256,13 +229,13 @@ def pair_share_of(
     return summarize(len(left), trials, people, matches, drawn, max(independent, 1), value=value)
 
 
-def count_strangers(counts: NDArray[np.int64]) -> int:
+def count_strangers(counts: Ints) -> int:
     """Number of comparisons of templates of different people."""
     total = int(counts.sum())
     return (total**2 - int((counts**2).sum())) // 2
 
 
-def _count_pairs(counts: NDArray[np.int64]) -> int:
+def _count_pairs(counts: Ints) -> int:
     """Number of pairs of different people."""
     people = int((counts > 0).sum())
     return people * (people - 1) // 2
@@ -270,19 +243,19 @@ def _count_pairs(counts: NDArray[np.int64]) -> int:
 
 def _weigh_strangers(
     shares: NDArray[np.bool_ | np.float64], weights: NDArray[np.float32 | np.float64]
-) -> NDArray[np.float64]:
+) -> Doubles:
     """Pairs of people, each by its share of templates, of each replicate: float64[replicates]."""
     sizes, drawn = shares.astype(np.float64), weights.astype(np.float64)
-    weighed: NDArray[np.float64] = ((sizes @ drawn) ** 2 - sizes**2 @ drawn**2) / 2
+    weighed: Doubles = ((sizes @ drawn) ** 2 - sizes**2 @ drawn**2) / 2
     return weighed
 
 
 def summarize(
-    events: NDArray[np.int64] | int,
-    trials: NDArray[np.int64] | int,
+    events: Ints | int,
+    trials: Ints | int,
     people: int,
-    happened: NDArray[np.float64],
-    drawn: NDArray[np.float64],
+    happened: Doubles,
+    drawn: Doubles,
     independent: int | None = None,
     *,
     value: float | None = None,

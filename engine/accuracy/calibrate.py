@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.dataset import LabelledFolder, Progress, embed_folder
@@ -35,6 +34,7 @@ from engine.matching.calibration import (
     Thresholds,
 )
 from engine.models.catalog import Transform, load_card, name_transform
+from indexes.base import Floats, Ints
 from schema.decisions import Comparison
 
 COARSE_RATES = (0.9, 0.5, 0.2)
@@ -66,7 +66,7 @@ def calibrate_folder(
     return calibrate(vectors, people, model_digest=digest, source=source), made
 
 
-def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Transform:
+def fit_transform(vectors: Floats, people: Ints) -> Transform:
     """The mean of people's means, of unit rows float32[n, d]: every person weighs one."""
     few = limit_photographs(single_templates(vectors, people), MOST_PHOTOGRAPHS)
     starts = few.starts()
@@ -76,9 +76,7 @@ def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Tr
     return Transform(means.mean(axis=0).astype(np.float32))
 
 
-def calibrate(
-    vectors: NDArray[np.float32], people: NDArray[np.int64], *, model_digest: str, source: str
-) -> Calibration:
+def calibrate(vectors: Floats, people: Ints, *, model_digest: str, source: str) -> Calibration:
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
     People are weighed, not photographs (`PairScores`), and at most eight photographs of each are

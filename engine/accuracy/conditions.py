@@ -13,7 +13,6 @@ worst and the best group were chosen after the fact.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
     Share,
@@ -35,6 +34,7 @@ from engine.accuracy.pair_scores import (
     find_close_strangers,
     limit_photographs,
 )
+from indexes.base import Flags, Floats, Ints
 
 MIXED, UNKNOWN = -2, -1
 """Codes of comparisons with two different labels, or with a side without one."""
@@ -103,9 +103,9 @@ class GroupSample:
     """
 
     singles: TemplateSet
-    places: NDArray[np.int64]
-    people: NDArray[np.int64]
-    is_failed: NDArray[np.bool_]
+    places: Ints
+    people: Ints
+    is_failed: Flags
     mated: ComparedPairs
     matches: ComparedPairs
     threshold: float
@@ -154,7 +154,7 @@ def compare_groups(sample: GroupSample, labels: Labels) -> AttributeReport:
     )
 
 
-def _shared(codes: NDArray[np.int64], compared: ComparedPairs) -> NDArray[np.int64]:
+def _shared(codes: Ints, compared: ComparedPairs) -> Ints:
     """int64[k]: the label of both sides, MIXED where they differ, UNKNOWN where one is."""
     left, right = codes[compared.left], codes[compared.right]
     both = np.where(left == right, left, MIXED)
@@ -164,11 +164,11 @@ def _shared(codes: NDArray[np.int64], compared: ComparedPairs) -> NDArray[np.int
 def _measure(
     sample: GroupSample,
     label: str,
-    own: NDArray[np.bool_],
+    own: Flags,
     mated: ComparedPairs,
     matches: ComparedPairs,
-    templates: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    templates: Ints,
+    weights: Floats,
 ) -> Group:
     """The group of the photographs `own` bool[photographs], with its comparisons."""
     people, scores = sample.singles.people, mated.scores
@@ -238,13 +238,13 @@ MEASURES = {
 """Measures of quality, with their units."""
 
 
-def _badness(measure: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _badness(measure: str, values: Floats) -> Floats:
     """The values, mapped so that the worst is the greatest."""
     if measure == "exposure":
         values = values - np.float32(MIDDLE_EXPOSURE)
     elif not measure.endswith("_deg"):
         return -values
-    distance: NDArray[np.float32] = np.abs(values)
+    distance: Floats = np.abs(values)
     return distance
 
 
@@ -333,9 +333,7 @@ def measure_conditions(
     )
 
 
-def band_quality(
-    singles: TemplateSet, qualities: NDArray[np.float32], threshold: float
-) -> QualityBands | None:
+def band_quality(singles: TemplateSet, qualities: Floats, threshold: float) -> QualityBands | None:
     """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
     mated = compare_mated(singles)
     if not len(mated):
@@ -344,7 +342,7 @@ def band_quality(
     weights = draw_people(people, singles.population)
     is_missed = mated.scores < threshold
 
-    def measure(name: str, end: float, held: NDArray[np.bool_]) -> QualityBand:
+    def measure(name: str, end: float, held: Flags) -> QualityBand:
         owners = people[held]
         count = len(np.unique(owners))
         refused = refuse_few(count)

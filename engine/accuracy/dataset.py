@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.photographs import list_photographs
 from engine.errors import RequestError
 from engine.faces.quality import Quality
+from indexes.base import Flags, Floats, Ints, Octets
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -31,7 +31,7 @@ class LabelledFolder:
     root: Path
     names: tuple[str, ...]
     paths: tuple[Path, ...]
-    people: NDArray[np.int64]
+    people: Ints
 
     def name(self, place: int) -> str:
         """The photograph's path in the folder."""
@@ -82,13 +82,13 @@ class Embeddings:
     """
 
     folder: LabelledFolder
-    vectors: NDArray[np.float32]
-    failed: NDArray[np.int64]
+    vectors: Floats
+    failed: Ints
     reasons: tuple[tuple[str, ...], ...]
-    qualities: NDArray[np.float32]
+    qualities: Floats
 
     @property
-    def is_failed(self) -> NDArray[np.bool_]:
+    def is_failed(self) -> Flags:
         """bool[n]: the photographs without a vector."""
         return np.isin(np.arange(len(self.vectors)), self.failed)
 
@@ -103,11 +103,11 @@ class Embeddings:
         return _count(self.reasons[place] for place in self.places)
 
     @property
-    def places(self) -> NDArray[np.int64]:
+    def places(self) -> Ints:
         """int64[acquired], rising: the photographs with a vector."""
         return np.flatnonzero(~self.is_failed)
 
-    def acquired(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def acquired(self) -> tuple[Floats, Ints]:
         """The acquired vectors, and their people by the folder's numbers."""
         places = self.places
         return self.vectors[places], self.folder.people[places]
@@ -144,9 +144,7 @@ CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether an input contract is the right one."""
 
 
-def take_crops(
-    folder: LabelledFolder, extractor: Extractor
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def take_crops(folder: LabelledFolder, extractor: Extractor) -> tuple[Octets, Ints]:
     """Aligned faces uint8[n, side, side, 3] and whose they are, int64[n]: two of each person."""
     places: list[int] = []
     for person in range(len(folder.names)):
@@ -188,7 +186,7 @@ class Labels:
 
     column: str
     names: tuple[str, ...]
-    codes: NDArray[np.int64]
+    codes: Ints
 
 
 def read_attributes(path: Path, folder: LabelledFolder) -> tuple[Labels, ...]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
     Share,
@@ -48,6 +47,7 @@ from engine.accuracy.pair_scores import (
 )
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
+from indexes.base import Floats, Ints
 
 GALLERIES = (10_000, 100_000, 1_000_000)
 FPIR = 0.1
@@ -108,7 +108,7 @@ def measure_acquisition(embeddings: Embeddings) -> Acquisition:
 def generalise_fnmr(
     embeddings: Embeddings,
     mated: ComparedPairs,
-    people: NDArray[np.int64],
+    people: Ints,
     thresholds: Mapping[str, float | None],
 ) -> dict[str, Share | None]:
     """Generalised FNMR: share of mated pairs of photographs that do not match, by threshold.
@@ -173,9 +173,7 @@ class Flagged:
         ]
 
 
-def flag_strangers(
-    singles: TemplateSet, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
-) -> Flagged:
+def flag_strangers(singles: TemplateSet, mated: Floats, nonmated: Floats) -> Flagged:
     """Flag pairs of strangers who may be one person under two names, by an error of the labels.
 
     All figures still count every photograph as it is labelled. `mated` are all mated scores of

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RateUnsupported
+from indexes.base import Doubles, Flags, Floats, Ints
 
 COMMON_FMR = 1e-4
 MIN_EXPECTED_PAIRS = 10
@@ -50,11 +51,7 @@ def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
     return next((rate for rate in rates if rate >= lowest_rate(nonmated_pairs) * (1 - 1e-9)), None)
 
 
-def thresholds_at(
-    nonmated: NDArray[np.float32],
-    rates: NDArray[np.float64],
-    weights: NDArray[np.float64] | None = None,
-) -> NDArray[np.float32]:
+def thresholds_at(nonmated: Floats, rates: Doubles, weights: Doubles | None = None) -> Floats:
     """The smallest threshold whose FMR, by the pairs' `weights`, is at most each rate: float32[r].
 
     Support is not checked: see `require_support`.
@@ -85,9 +82,9 @@ MOST_PHOTOGRAPHS = 8
 class ComparedPairs:
     """Compared rows of templates, `left` before `right`, int64[k], and `scores` float32[k]."""
 
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    left: Ints
+    right: Ints
+    scores: Floats
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -139,22 +136,22 @@ class TemplateSet:
     `photographs` int64[n, 2], the two photographs of each row, equal where there is only one.
     """
 
-    vectors: NDArray[np.float32]
-    people: NDArray[np.int64]
-    photographs: NDArray[np.int64]
+    vectors: Floats
+    people: Ints
+    photographs: Ints
     population: int
 
-    def starts(self) -> NDArray[np.int64]:
+    def starts(self) -> Ints:
         """int64[population + 1]: person `p` has the rows `starts[p]` to `starts[p + 1]`."""
         return np.searchsorted(self.people, np.arange(self.population + 1)).astype(np.int64)
 
-    def keep(self, wanted: NDArray[np.bool_]) -> TemplateSet:
+    def keep(self, wanted: Flags) -> TemplateSet:
         """The templates selected by the mask bool[n]."""
         parts = self.vectors[wanted], self.people[wanted], self.photographs[wanted]
         return TemplateSet(*parts, self.population)
 
 
-def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> TemplateSet:
+def single_templates(vectors: Floats, people: Ints) -> TemplateSet:
     """A template of every photograph; `people` number them from 0 in any order."""
     order = np.argsort(people, kind="stable")
     population = int(people.max()) + 1 if len(people) else 0
@@ -167,7 +164,7 @@ def limit_photographs(templates: TemplateSet, most: int) -> TemplateSet:
     return templates.keep(rank < most)
 
 
-def keep_people(templates: TemplateSet, people: NDArray[np.int64]) -> TemplateSet:
+def keep_people(templates: TemplateSet, people: Ints) -> TemplateSet:
     """The templates of `people` alone, who keep their numbers."""
     return templates.keep(np.isin(templates.people, people))
 
@@ -189,7 +186,7 @@ def fused_templates(singles: TemplateSet, most_photographs: int) -> TemplateSet:
     )
 
 
-def fuse(*photographs: NDArray[np.float32]) -> NDArray[np.float32]:
+def fuse(*photographs: Floats) -> Floats:
     """The normalised mean of photographs of each person: float32[n, d], unit rows."""
     total = reduce(np.add, photographs)
     total /= np.linalg.norm(total, axis=1, keepdims=True)
@@ -209,11 +206,11 @@ class PairScores:
     would decide a threshold.
     """
 
-    mated: NDArray[np.float32]
+    mated: Floats
     mated_people: NDArray[np.int32]
-    nonmated: NDArray[np.float32]
+    nonmated: Floats
     nonmated_people: NDArray[np.int32]
-    counts: NDArray[np.int64]
+    counts: Ints
     is_symmetric: bool
 
     @property
@@ -231,19 +228,19 @@ class PairScores:
         return int(left.sum()) * int(right.sum()) - both - both * (both - 1) // 2
 
     @property
-    def shares(self) -> NDArray[np.float64]:
+    def shares(self) -> Doubles:
         """float64[2, population]: a non-mated comparison weighs the shares of its two people
         multiplied."""
         return np.where(self.counts > 0, 1 / np.maximum(self.counts, 1), 0.0)
 
-    def missed(self, thresholds: NDArray[np.float32]) -> NDArray[np.float64]:
+    def missed(self, thresholds: Floats) -> Doubles:
         """The share of each person's mated comparisons below rising thresholds:
         float64[thresholds, population], zero for whoever has none."""
         steps = np.searchsorted(thresholds, self.mated, side="right")
         cells = steps * self.population + self.mated_people
         counts = np.bincount(cells, minlength=(len(thresholds) + 1) * self.population)
         below = counts.reshape(-1, self.population).cumsum(axis=0)
-        shares: NDArray[np.float64] = below[:-1] / np.maximum(below[-1], 1)
+        shares: Doubles = below[:-1] / np.maximum(below[-1], 1)
         return shares
 
     def fmr_at(self, threshold: float) -> float:
@@ -254,7 +251,7 @@ class PairScores:
         pairs = (int(is_left.sum()) * int(is_right.sum()) - both) / (1 + self.is_symmetric)
         return float(self._weigh(matches).sum() / pairs)
 
-    def thresholds_at(self, rates: NDArray[np.float64]) -> NDArray[np.float32]:
+    def thresholds_at(self, rates: Doubles) -> Floats:
         """The smallest threshold whose FMR is at most each rate: float32[r].
 
         Support is not checked: see `engine.accuracy.pair_scores.require_support`.
@@ -281,10 +278,10 @@ class PairScores:
         for start in range(0, len(self.nonmated), PART):
             yield slice(start, start + PART)
 
-    def _weigh(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+    def _weigh(self, rows: slice | Ints) -> Doubles:
         left, right = np.divmod(self.nonmated_people[rows], self.population)
         one, other = self.shares
-        weights: NDArray[np.float64] = one[left] * other[right]
+        weights: Doubles = one[left] * other[right]
         return weights
 
 
@@ -293,7 +290,7 @@ BINS = 2**16
 PART = 2**22
 
 
-def _bin(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def _bin(scores: Floats) -> Ints:
     """int64[n]: the bin of each score, rising with it."""
     places = (scores.astype(np.float64) + 1) * (BINS / 2)
     return np.clip(places.astype(np.int64), 0, BINS - 1)

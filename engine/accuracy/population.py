@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.pair_scores import fuse
 from engine.errors import CalibrationError
+from indexes.base import Floats, Ints
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
@@ -37,9 +37,9 @@ class Population:
     """A fitted population: `mean` float32[d], lower Cholesky factors `between` and `within`
     float32[d, d], and the parameters of noise and groups."""
 
-    mean: NDArray[np.float32]
-    between: NDArray[np.float32]
-    within: NDArray[np.float32]
+    mean: Floats
+    between: Floats
+    within: Floats
     noise_log_mean: float
     noise_log_std: float
     groups: int
@@ -52,15 +52,13 @@ class Population:
     def dim(self) -> int:
         return len(self.mean)
 
-    def people(self, n: int, seed: int) -> NDArray[np.float32]:
+    def people(self, n: int, seed: int) -> Floats:
         """Latent people float32[n, d] for `samples`; the first rows do not depend on `n`."""
         groups = self._group_means()
         blocks = [self._people_block(block, seed, groups) for block in range(-(-n // BLOCK))]
         return np.concatenate([np.empty((0, self.dim), np.float32), *blocks])[:n]
 
-    def samples(
-        self, latent: NDArray[np.float32], seed: int, photograph: int = 0
-    ) -> NDArray[np.float32]:
+    def samples(self, latent: Floats, seed: int, photograph: int = 0) -> Floats:
         """One photograph of each person, unit rows float32[n, d]; others by `photograph`."""
         faces = np.empty_like(latent)
         for start in range(0, len(latent), BLOCK):
@@ -68,7 +66,7 @@ class Population:
             faces[rows] = self._photograph(latent[rows], start // BLOCK, seed, photograph)
         return faces
 
-    def references(self, n: int, seed: int) -> NDArray[np.float32]:
+    def references(self, n: int, seed: int) -> Floats:
         """References float32[n, d], unit rows, of people `0..n-1`, each fused of two photographs.
 
         Another seed gives strangers to them.
@@ -80,9 +78,7 @@ class Population:
             rows[:] = self._template_block(block, seed, (0, 1), groups)[: len(rows)]
         return references
 
-    def mates(
-        self, rows: NDArray[np.int64], seed: int, *, photographs: int = 2
-    ) -> NDArray[np.float32]:
+    def mates(self, rows: Ints, seed: int, *, photographs: int = 2) -> Floats:
         """Probes float32[k, d], unit rows, of the people in `rows` of `references(n, seed)`.
 
         Of one new photograph, or fused of two: never of the reference's own.
@@ -120,32 +116,28 @@ class Population:
             raise CalibrationError(f"{path.name} is not a population: fit it again") from error
 
     def _template_block(
-        self, block: int, seed: int, photographs: tuple[int, ...], groups: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+        self, block: int, seed: int, photographs: tuple[int, ...], groups: Floats
+    ) -> Floats:
         latent = self._people_block(block, seed, groups)
         faces = [self._photograph(latent, block, seed, one) for one in photographs]
         return fuse(faces[0], faces[1]) if len(faces) == 2 else faces[0]
 
-    def _people_block(
-        self, block: int, seed: int, groups: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _people_block(self, block: int, seed: int, groups: Floats) -> Floats:
         """float32[BLOCK, d]: latent people, not normalised."""
         rng = np.random.default_rng([seed, PEOPLE, block])
         own = rng.standard_normal((BLOCK, self.dim), dtype=np.float32)
         group = groups[rng.integers(0, self.groups, BLOCK)]
         share = np.float32(self.group_share)
         traits = np.sqrt(1 - share) * own + np.sqrt(share) * group
-        latent: NDArray[np.float32] = self.mean + traits @ self.between.T
+        latent: Floats = self.mean + traits @ self.between.T
         return latent
 
-    def _group_means(self) -> NDArray[np.float32]:
+    def _group_means(self) -> Floats:
         """float32[groups, d], white."""
         rng = np.random.default_rng(GROUP_SEED)
         return rng.standard_normal((self.groups, self.dim), dtype=np.float32)
 
-    def _photograph(
-        self, latent: NDArray[np.float32], block: int, seed: int, photograph: int
-    ) -> NDArray[np.float32]:
+    def _photograph(self, latent: Floats, block: int, seed: int, photograph: int) -> Floats:
         """float32[len(latent), d], unit rows; `latent` begins at the block's first row."""
         rng = np.random.default_rng([seed, PHOTOGRAPHS + photograph, block])
         noise = rng.standard_normal((BLOCK, self.dim), dtype=np.float32)[: len(latent)]
@@ -153,6 +145,6 @@ class Population:
         scale = np.exp(self.noise_log_mean + self.noise_log_std * logs).astype(np.float32)
         is_hard = np.random.default_rng([seed, PEOPLE, block, 1]).random(BLOCK) < self.hard_share
         scale[is_hard[: len(latent)]] *= self.hard_noise
-        faces: NDArray[np.float32] = latent + scale[:, None] * (noise @ self.within.T)
+        faces: Floats = latent + scale[:, None] * (noise @ self.within.T)
         faces /= np.linalg.norm(faces, axis=1, keepdims=True)
         return faces

@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from simpy import Environment, Event, Resource, Timeout
 
 from engine.capacity import EXTRACTING_THREADS
@@ -20,6 +19,7 @@ from engine.capacity.model import (
     Demand,
     MachineLayout,
 )
+from indexes.base import Doubles, Ints
 
 WARM_SHARE = 0.1
 """Share of the requests, at the beginning, that are not counted."""
@@ -48,16 +48,16 @@ class SimulatedRun:
     enrollments refused; `ingress`: share of time that the ingress cores were busy.
     """
 
-    enroll_s: NDArray[np.float64]
-    search_s: NDArray[np.float64]
-    enroll_inner_s: NDArray[np.float64]
-    search_inner_s: NDArray[np.float64]
+    enroll_s: Doubles
+    search_s: Doubles
+    enroll_inner_s: Doubles
+    search_inner_s: Doubles
     rate: float
     refused: float
     ingress: float
 
 
-def quantile(times_s: NDArray[np.float64], share: float) -> float:
+def quantile(times_s: Doubles, share: float) -> float:
     """The quantile; NaN without times."""
     return float(np.quantile(times_s, share)) if len(times_s) else math.nan
 
@@ -233,7 +233,7 @@ class _Service:
         self._answers.append((due, asked, env.now, is_search))
         self._end_when_enough()
 
-    def _move(self, load: NDArray[np.int64], place: int, step: int) -> None:
+    def _move(self, load: Ints, place: int, step: int) -> None:
         ongoing = int(load[place]) // _MOST_MOVES + step
         load[place] = ongoing * _MOST_MOVES + next(self._moves)
 

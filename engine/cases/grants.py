@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
@@ -31,7 +30,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS
 from engine.registry.writer import Writer
-from indexes.base import exact_scores
+from indexes.base import Floats, exact_scores
 from indexes.gallery import Gallery
 from schema.actors import Actor
 from schema.cases import Outcome
@@ -178,7 +177,7 @@ def _has_shown(inputs: Mapping[str, Any]) -> bool:
 
 def _find_face(
     registry: Reader, gallery: Gallery, attempt: EnrollmentRecord, record: DocumentRecord
-) -> NDArray[np.float32] | None:
+) -> Floats | None:
     """The face that was shown, to become the reference of a holder without one; None for none.
 
     `CaseMoved` where it has been enrolled under another document since, or the document is held by
@@ -218,7 +217,7 @@ def _find_face(
         raise CaseMoved(
             "the face was enrolled under another document meanwhile: refuse the exception"
         )
-    face: NDArray[np.float32] = shown[0]
+    face: Floats = shown[0]
     return face
 
 

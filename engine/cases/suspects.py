@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.cases.decided import Pair, read_decided
 from engine.cases.opening import highest
@@ -14,7 +13,7 @@ from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from engine.registry.watchlist import WatchEntry
-from indexes.base import concatenated, exact_scores
+from indexes.base import Floats, Ints, concatenated, exact_scores
 from indexes.gallery import Gallery
 from schema.cases import Outcome
 
@@ -39,7 +38,7 @@ class Suspects:
         held = sorted(key for key, record in found.items() if record.reference_ids)
         ids = [np.array(found[key].reference_ids, dtype=np.int64) for key in held]
         flat = concatenated(ids)
-        self._references: NDArray[np.float32] = gallery.vectors(flat)
+        self._references: Floats = gallery.vectors(flat)
         ends = np.cumsum([len(keys) for keys in ids], dtype=np.int64)
         rows = dict(zip(held, np.split(self._references, ends[:-1]), strict=True)) if held else {}
         self._attempts = registry.cases.attempts_in(case.id)
@@ -153,7 +152,7 @@ class Suspects:
         is_found = self._sweep is not None and score >= self._sweep.terms.threshold
         return self._case.sweep_id if is_found else None
 
-    def _score_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def _score_pairs(self) -> tuple[Ints, Ints, Floats]:
         """Indices of two documents, the lower first, and their best score: three arrays [pairs]."""
         rows, others = np.triu_indices(len(self._vectors), k=1)
         is_pair = self._owners[rows] != self._owners[others]

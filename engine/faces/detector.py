@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.embedder import Pixels
 from engine.models.onnx_sessions import Session
+from indexes.base import Doubles, Floats
 
 _STRIDES = (8, 16, 32)
 _KINDS = ("cls", "obj", "bbox", "kps")
-_Raw = dict[str, NDArray[np.float32]]
+_Raw = dict[str, Floats]
 
 # Turns of the whole picture in which a main face of a weak score, or none, is looked for.
 _SLANTED_DEG, _QUARTERS_DEG, _HANGING_DEG = (-40.0, 40.0), (90.0, 180.0, -90.0), (-135.0, 135.0)
@@ -67,7 +67,7 @@ class DetectedFace:
     """
 
     box_px: tuple[float, float, float, float]
-    landmarks_px: NDArray[np.float32]
+    landmarks_px: Floats
     score: float
 
     def scale(self, factor: float) -> DetectedFace:
@@ -77,12 +77,12 @@ class DetectedFace:
             (x, y, width, height), self.landmarks_px * np.float32(factor), self.score
         )
 
-    def stretch(self, by: NDArray[np.float32]) -> DetectedFace:
+    def stretch(self, by: Floats) -> DetectedFace:
         """The face in a picture float32[2] times as wide and as high."""
         box = np.array(self.box_px, dtype=np.float32) * np.tile(by, 2)
         return DetectedFace(_as_box(box), self.landmarks_px * by, self.score)
 
-    def move(self, matrix: NDArray[np.float64]) -> DetectedFace:
+    def move(self, matrix: Doubles) -> DetectedFace:
         """The face where a similarity float64[2, 3] takes it."""
         x, y, width, height = self.box_px
         scale = math.hypot(matrix[0, 0], matrix[1, 0])
@@ -284,7 +284,7 @@ class FaceDetector:
         return DetectedFace(face.box_px, seen.landmarks_px, seen.score)
 
 
-def measure_tilt(landmarks_px: NDArray[np.float32]) -> float:
+def measure_tilt(landmarks_px: Floats) -> float:
     """Degrees by which the lines of eyes and mouth are turned; positive: clockwise."""
     eyes, mouth = landmarks_px[1] - landmarks_px[0], landmarks_px[4] - landmarks_px[3]
     eyes_deg, mouth_deg = (math.degrees(math.atan2(line[1], line[0])) for line in (eyes, mouth))
@@ -296,12 +296,12 @@ def _wrap(angle_deg: float) -> float:
     return (angle_deg + 180) % 360 - 180
 
 
-def _as_box(values: NDArray[np.float32]) -> tuple[float, float, float, float]:
+def _as_box(values: Floats) -> tuple[float, float, float, float]:
     x, y, width, height = (float(value) for value in values)
     return x, y, width, height
 
 
-def _pad_to_bgr(pixels: Pixels) -> NDArray[np.float32]:
+def _pad_to_bgr(pixels: Pixels) -> Floats:
     """float32[1, 3, h, w] in BGR, black at right and below up to multiples of 32."""
     height, width = pixels.shape[:2]
     padded = np.zeros((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), dtype=np.float32)
@@ -310,9 +310,7 @@ def _pad_to_bgr(pixels: Pixels) -> NDArray[np.float32]:
     return padded
 
 
-def _decode(
-    raw: _Raw, width: int, min_score: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _decode(raw: _Raw, width: int, min_score: float) -> tuple[Floats, Floats, Floats]:
     """Boxes float32[n, 4], landmarks float32[n, 5, 2] and scores float32[n] from `min_score`.
 
     Each cell of each stride proposes one face, relative to its own corner and in strides. Raises
@@ -338,8 +336,8 @@ def _decode(
 
 
 def _suppress(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], config: DetectorConfig
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    boxes: Floats, scores: Floats, config: DetectorConfig
+) -> Iterator[tuple[int, Floats]]:
     """Greedy non-maximum suppression, best score first.
 
     Yields the index of each face kept, and the weights float32[n] of all proposals in its
@@ -361,10 +359,8 @@ def _suppress(
         left &= overlap <= config.max_overlap
 
 
-def _weigh_landmarks(
-    landmarks: NDArray[np.float32], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    mean: NDArray[np.float32] = np.tensordot(weights / weights.sum(), landmarks, axes=1)
+def _weigh_landmarks(landmarks: Floats, weights: Floats) -> Floats:
+    mean: Floats = np.tensordot(weights / weights.sum(), landmarks, axes=1)
     return mean
 
 

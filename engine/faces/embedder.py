@@ -5,14 +5,14 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.models.catalog import InputContract, ModelCard, Role, read_transform
 from engine.models.onnx_sessions import Session
+from indexes.base import Doubles, Flags, Floats, Octets
 
-Pixels = NDArray[np.uint8]
-Points = NDArray[np.float32]
+Pixels = Octets
+Points = Floats
 
 # Deng et al., "ArcFace" (2019), on 112x112: the eyes (left in the picture first), the tip of the
 # nose, the corners of the mouth.
@@ -33,7 +33,7 @@ def arcface_template(side_px: int) -> Points:
     return (_ARCFACE_112 * (side_px / 112)).astype(np.float32)
 
 
-def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
+def estimate_similarity(source: Points, target: Points) -> Doubles:
     """Matrix float64[2, 3] of the least-squares rotation, uniform scale and shift.
 
     Umeyama (1991), in its closed form for the plane, with points as complex numbers.
@@ -75,7 +75,7 @@ def align(pixels: Pixels, landmarks_px: Points, side_px: int) -> Pixels:
 
 
 def _average_blocks(
-    pixels: Pixels, matrix: NDArray[np.float64], side_px: int, block: int
+    pixels: Pixels, matrix: Doubles, side_px: int, block: int
 ) -> tuple[Pixels, Points]:
     """The visible part, block x block pixels averaged to one, and its corner (x, y)."""
     height, width = pixels.shape[:2]
@@ -141,7 +141,7 @@ class CropEmbedder(Protocol):
     @property
     def prefers_large_batches(self) -> bool: ...
 
-    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed(self, crops: Octets) -> Floats:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
         Their directions are the faces'; their lengths tell how clear these are.
@@ -171,7 +171,7 @@ class Embedder:
             # The first call of a session plans it, and may find that the device is unfit.
             session.run(np.zeros((size, self.side_px, self.side_px, 3), np.uint8))
 
-    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed(self, crops: Octets) -> Floats:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
         With `flip`, a row has the direction of the sum over the crop and its mirror image, each of
@@ -192,7 +192,7 @@ class Embedder:
         moved = self._transform.apply(normalise(vectors))
         return np.asarray(moved * lengths[:, None], dtype=np.float32)
 
-    def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _embed_plain(self, crops: Octets) -> Floats:
         sizes = self.session.batch_sizes
         if sizes:
             parts = self._embed_padded(crops, plan_batches(len(crops), sizes))
@@ -210,9 +210,7 @@ class Embedder:
             )
         return vectors.astype(np.float32, copy=False)
 
-    def _embed_padded(
-        self, crops: NDArray[np.uint8], batches: Sequence[int]
-    ) -> list[NDArray[np.float32]]:
+    def _embed_padded(self, crops: Octets, batches: Sequence[int]) -> list[Floats]:
         """Vectors of the crops, batch by batch; the last one is filled up with black."""
         parts, start = [], 0
         for size in batches:
@@ -226,7 +224,7 @@ class Embedder:
         return parts
 
 
-def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def prepare(contract: InputContract, crops: Octets) -> Floats:
     """Prepares crops uint8[n, side, side, 3] (RGB) as a model of this contract takes them."""
     values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
     if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
@@ -237,25 +235,25 @@ def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.flo
     return np.ascontiguousarray(values)
 
 
-def measure_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def measure_lengths(vectors: Floats) -> Floats:
     """The lengths float32[n] of rows float32[n, d]."""
-    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    lengths: Floats = np.linalg.norm(vectors, axis=1)
     return lengths
 
 
-def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalise(vectors: Floats) -> Floats:
     """Rows float32[n, d] of unit length; zero stays zero, and what is infinite becomes NaN."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+        unit: Floats = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit
 
 
 _UNIT_TOLERANCE = 1e-3
 
 
-def are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+def are_unit(vectors: Floats) -> Flags:
     """For each row whether it is finite and of unit length, as far as float32 can be."""
     lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    close: NDArray[np.bool_] = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+    close: Flags = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
     return close

@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from engine.batching import name_thread
 from engine.errors import ImageError, ModelError, VectorUnusable
@@ -34,6 +33,7 @@ from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.quality import Quality, find_problems, judge_clarity, judge_light, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
+from indexes.base import Floats
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Reason
 
@@ -52,10 +52,10 @@ class Extraction:
 
     size_px: tuple[int, int]
     problems: tuple[Reason, ...]
-    vector: NDArray[np.float32] | None = None
+    vector: Floats | None = None
     quality: Quality | None = None
     box_px: tuple[float, float, float, float] | None = None
-    landmarks_px: NDArray[np.float32] | None = None
+    landmarks_px: Floats | None = None
     crop: Pixels | None = None
     kind: PhotographKind = PhotographKind.LIVE
     judged: Judged | None = None
@@ -318,7 +318,7 @@ class Extractor:
             for one in prepared
         ]
 
-    def _measure_clarity(self, given: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _measure_clarity(self, given: Floats) -> Floats:
         """Lengths of the model's vectors, in that of a usual face's; 1 where that is not known."""
         usual = self.card.usual_length
         return (

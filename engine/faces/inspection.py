@@ -17,7 +17,6 @@ from typing import Literal
 import msgspec
 import numpy as np
 from msgspec import Struct, structs
-from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
 from engine.faces.embedder import Embedder, measure_lengths, normalise, prepare
@@ -31,8 +30,9 @@ from engine.models.catalog import (
     Step,
 )
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
+from indexes.base import Floats, Ints, Octets
 
-Crops = NDArray[np.uint8]
+Crops = Octets
 
 
 class KnownContract(Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,7 +210,7 @@ def examine(card: ModelCard, crops: Crops, options: SessionOptions | None = None
     raise ModelCardInvalid(f"{card.file.path}: {reasons[-1]}")
 
 
-def _embed_plain(card: ModelCard, crops: Crops, options: SessionOptions) -> NDArray[np.float32]:
+def _embed_plain(card: ModelCard, crops: Crops, options: SessionOptions) -> Floats:
     """The vectors of the graph as it came, each crop by itself."""
     card = structs.replace(card, rewriting=_LADDER[-1])
     session = open_session(card, options)
@@ -226,11 +226,11 @@ def _embed_plain(card: ModelCard, crops: Crops, options: SessionOptions) -> NDAr
         return np.concatenate([_embed(embedder, one[None]) for one in crops])
 
 
-def _embed(embedder: Embedder, crops: Crops) -> NDArray[np.float32]:
+def _embed(embedder: Embedder, crops: Crops) -> Floats:
     return normalise(embedder.embed(crops))
 
 
-def _require_vectors(card: ModelCard, vectors: NDArray[np.float32]) -> None:
+def _require_vectors(card: ModelCard, vectors: Floats) -> None:
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     name = card.file.path
     if vectors.shape[1] < 2:
@@ -247,7 +247,7 @@ def _require_vectors(card: ModelCard, vectors: NDArray[np.float32]) -> None:
         )
 
 
-def _find_difference(embedder: Embedder, crops: Crops, expected: NDArray[np.float32]) -> str:
+def _find_difference(embedder: Embedder, crops: Crops, expected: Floats) -> str:
     """The fault of a rewritten graph's vectors, or ""."""
     together = _embed(embedder, crops)
     if not float((together * expected).sum(axis=1).min()) >= SAME:
@@ -277,7 +277,7 @@ PLAINLY = 1.1
 """So many times better another contract separates people before it is told."""
 
 
-def find_better_contract(examined: Examined, crops: Crops, people: NDArray[np.int64]) -> str | None:
+def find_better_contract(examined: Examined, crops: Crops, people: Ints) -> str | None:
     """Tells of a contract under which these faces separate people plainly better; None where there
     is none.
 
@@ -311,7 +311,7 @@ def _form(contract: InputContract) -> str:
     return f"channels {contract.channels}, mean {contract.mean[0]:g}, scale {contract.scale[0]:.6g}"
 
 
-def _separate(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> float:
+def _separate(vectors: Floats, people: Ints) -> float:
     scores = vectors @ vectors.T
     above = np.triu(np.ones_like(scores, dtype=bool), 1)
     is_mated = people[:, None] == people[None, :]

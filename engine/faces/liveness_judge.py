@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.faces.embedder import Pixels, prepare
 from engine.models.catalog import ModelCard, Role
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
+from indexes.base import Doubles, Octets
 from schema.decisions import JudgeEvidence
 from schema.reasons import Decision, Reason
 
@@ -130,14 +130,14 @@ class LivenessJudge:
         # Two: with one a graph that takes its batch for one face would go unseen.
         self.judge(np.zeros((2, self.side_px, self.side_px, 3), np.uint8))
 
-    def judge(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def judge(self, crops: Octets) -> Doubles:
         """Crops uint8[n, side, side, 3] (RGB) to float64[n]: the probability that each is live, NaN
         for what is none."""
         step = self._session.fixed_batch or _BATCH
         parts = [self._score(crops[start : start + step]) for start in range(0, len(crops), step)]
         return np.concatenate(parts)
 
-    def _score(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _score(self, crops: Octets) -> Doubles:
         """As `judge`, of one batch."""
         found = self._session.run(prepare(self.card.input, crops))[self._output]
         if found.shape[:1] != (len(crops),):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.faces.embedder import Pixels, arcface_template, estimate_similarity
+from indexes.base import Floats
 from schema.options import QualityLimits
 from schema.reasons import Reason
 
@@ -105,7 +106,7 @@ class Quality:
 
 def measure_quality(
     crop: Pixels,
-    landmarks_px: NDArray[np.float32],
+    landmarks_px: Floats,
     detection_score: float,
     coded_bytes: int,
     size_px: tuple[int, int],
@@ -138,7 +139,7 @@ def measure_quality(
     )
 
 
-def estimate_pose(landmarks_px: NDArray[np.float32]) -> tuple[float, float, float]:
+def estimate_pose(landmarks_px: Floats) -> tuple[float, float, float]:
     """(yaw, pitch, roll) in degrees from five landmarks, by the geometry of an average face.
 
     Roll is the angle of the line of the eyes. Yaw and pitch come from where the nose tip lies
@@ -227,19 +228,19 @@ def judge_light(pixels: Pixels) -> tuple[Reason, ...]:
     return (Reason.TOO_BRIGHT,) if (middle >= _WHITE).mean() > _WASHED_OUT else ()
 
 
-def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:
+def _measure_cut(landmarks_px: Floats, size_px: tuple[int, int]) -> float:
     matrix = estimate_similarity(arcface_template(_CROP_SIDE_PX), landmarks_px)
     points = _WHOLE_FACE @ matrix[:, :2].T + matrix[:, 2]
     is_outside = (points < -0.5) | (points > np.array(size_px) - 0.5)
     return float(is_outside.any(axis=1).mean())
 
 
-def _measure_sharpness(luma: NDArray[np.float32]) -> float:
+def _measure_sharpness(luma: Floats) -> float:
     flat = luma - cv2.GaussianBlur(luma, (0, 0), _SHADING_PX)
     return max(_measure_bends(luma, _BEND_PX), _FINE_FACTOR * _measure_bends(flat, _FINE_BEND_PX))
 
 
-def _measure_bends(luma: NDArray[np.float32], step: int) -> float:
+def _measure_bends(luma: Floats, step: int) -> float:
     before, here, after = slice(None, -2 * step), slice(step, -step), slice(2 * step, None)
     centre = 2 * luma[here, here]
     bends = (
@@ -257,20 +258,20 @@ def _measure_deviation(values: NDArray[np.floating]) -> float:
     return float(cv2.meanStdDev(values)[1][0, 0])
 
 
-def _find_spread(luma: NDArray[np.float32]) -> tuple[float, float]:
+def _find_spread(luma: Floats) -> tuple[float, float]:
     """The grey levels, whole from 0 to 255, that 5 and 95 per cent of the pixels do not exceed."""
     counts = np.bincount(luma.ravel().astype(np.uint8), minlength=256).cumsum()
     low, high = np.searchsorted(counts, np.array([0.05, 0.95]) * (luma.size - 1), side="right")
     return float(low), float(high)
 
 
-def _measure_evenness(luma: NDArray[np.float32]) -> float:
+def _measure_evenness(luma: Floats) -> float:
     across = luma.mean(axis=0)
     sides = float(across[4:16].mean()), float(across[-16:-4].mean())
     return min(sides) / max(*sides, 1.0)
 
 
-def _measure_texture(luma: NDArray[np.float32]) -> float:
+def _measure_texture(luma: Floats) -> float:
     upper, lower = (
         float(np.abs(cv2.Laplacian(luma[rows, 4:60], cv2.CV_32F)[1:-1, 1:-1]).mean())
         for rows in (slice(0, 28), slice(36, 64))
@@ -293,7 +294,7 @@ def _shrink(crop: Pixels) -> Pixels:
     return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _crop_luma(crop: Pixels) -> NDArray[np.float32]:
+def _crop_luma(crop: Pixels) -> Floats:
     """float32 luma of the inner face of a 112x112 crop."""
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
     return luma[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, StrEnum
 
-import numpy as np
 import phonenumbers
-from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
 from engine.formatting import MARKS, is_visible
@@ -26,6 +24,7 @@ from engine.matching.documents import (
 )
 from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
+from indexes.base import Floats
 from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, Document
 from schema.people import MAX_CONSENT_LENGTH, NO_CONSENT, Consent, GivenConsent, read_given
 from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, PhotographKind, Reason
@@ -211,7 +210,7 @@ class RawRow:
 
     number: int
     texts: Mapping[Field, str] = field(default_factory=dict, repr=False)
-    vector: NDArray[np.float32] | None = field(default=None, repr=False)
+    vector: Floats | None = field(default=None, repr=False)
     is_malformed: bool = False
 
 
@@ -261,7 +260,7 @@ class Row:
     portrait: str = field(default="", repr=False)
     portrait_kind: PhotographKind | None = None
     template: str = field(default="", repr=False)
-    vector: NDArray[np.float32] | None = field(default=None, repr=False)
+    vector: Floats | None = field(default=None, repr=False)
 
 
 class RowReader:

@@ -10,11 +10,11 @@ from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.errors import RequestError
 from engine.imports.row_parser import ColumnMapping, Field, RawRow, find_columns
+from indexes.base import Floats
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20
@@ -162,7 +162,7 @@ class ParquetSource:
         has_vectors, number = self.has_vectors, 0
         for batch in self._batches():
             columns = dict(zip(fields, batch.columns, strict=True))
-            vectors: Sequence[NDArray[np.float32] | None] = [None] * batch.num_rows
+            vectors: Sequence[Floats | None] = [None] * batch.num_rows
             if has_vectors:
                 vectors = _read_vectors(columns.pop(Field.TEMPLATE))
             texts = {field: _read_texts(column) for field, column in columns.items()}
@@ -228,7 +228,7 @@ def _read_texts(column: pa.Array) -> list[str]:
     ]
 
 
-def _read_vectors(column: pa.Array) -> list[NDArray[np.float32] | None]:
+def _read_vectors(column: pa.Array) -> list[Floats | None]:
     return [
         item.values.to_numpy(zero_copy_only=False).astype(np.float32) if item.is_valid else None
         for item in column

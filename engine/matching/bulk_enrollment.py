@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import CheckedDocument, check_document
@@ -31,6 +30,7 @@ from engine.registry.rows import Write, read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, publish
+from indexes.base import Floats
 from indexes.gallery import Gallery
 from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
@@ -43,7 +43,7 @@ class Holder:
     """A document on record, or one that a row has brought; `vectors` float32[n, d]."""
 
     record: DocumentRecord
-    vectors: NDArray[np.float32] = field(repr=False)
+    vectors: Floats = field(repr=False)
     bars: Reason | None = None
     """Why the document enrolls nobody any more: replaced, or its holder reported dead."""
 
@@ -71,7 +71,7 @@ class Holder:
             self.record = replace(self.record, withdrawn=left)
         return writes
 
-    def score(self, vector: NDArray[np.float32]) -> float | None:
+    def score(self, vector: Floats) -> float | None:
         """The likeness of a face float32[d] to its holder's; None where it has no reference."""
         return score_best(vector, self.vectors)
 
@@ -133,9 +133,7 @@ def _read_users(registry: Reader, lookups: Sequence[bytes]) -> dict[bytes, str |
     return {key: lines[key].document_id if key in lines else None for key in lookups}
 
 
-def _read_vectors(
-    gallery: Gallery, records: Sequence[DocumentRecord]
-) -> dict[str, NDArray[np.float32]]:
+def _read_vectors(gallery: Gallery, records: Sequence[DocumentRecord]) -> dict[str, Floats]:
     """The references of each document: float32[n, d]."""
     ids = [key for record in records for key in record.reference_ids]
     rows = gallery.vectors(np.array(ids, dtype=np.int64))
@@ -162,7 +160,7 @@ class Subscriber:
 
     name: str = field(repr=False)
     document: CheckedDocument
-    vector: NDArray[np.float32] = field(repr=False)
+    vector: Floats = field(repr=False)
     line: OpenedLine | None = None
     consent: Consent = NO_CONSENT
     samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
@@ -199,9 +197,7 @@ class AdmissionPlan:
     documents: list[DocumentRecord] = field(default_factory=list)
     activated: list[DocumentRecord] = field(default_factory=list)
     referenced: list[str] = field(default_factory=list)
-    vectors: Sequence[NDArray[np.float32]] | NDArray[np.float32] = field(
-        default_factory=list, repr=False
-    )
+    vectors: Sequence[Floats] | Floats = field(default_factory=list, repr=False)
     lines: list[LineRecord] = field(default_factory=list)
     renewed: list[Write] = field(default_factory=list)
     samples: list[Mapping[str, Sample]] = field(default_factory=list, repr=False)
@@ -242,7 +238,7 @@ class _Planner:
         self._vault = vault
         self._known = known
         self._same_document, self._unkept = same_document, unkept
-        self._vectors: list[NDArray[np.float32]] = []
+        self._vectors: list[Floats] = []
         self.made = AdmissionPlan(vectors=self._vectors)
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
@@ -329,7 +325,7 @@ ADMITTED = "subscribers.admitted"
 def admit_references(
     registrar: Registrar,
     documents: Sequence[Document],
-    vectors: NDArray[np.float32],
+    vectors: Floats,
     actor: str,
     report: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> None:

@@ -10,14 +10,13 @@ from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.matching.calibration import Thresholds
 from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate
 from engine.registry.watchlist import WatchEntry
-from indexes.base import exact_scores, products, rounding_bound
+from indexes.base import Floats, exact_scores, products, rounding_bound
 from schema.decisions import Comparison, Interval, Watermarks
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ class WatchList:
                 ids = np.array([entry_id], dtype=np.int64)
                 self._faces.remove(ids, self._faces.sequence + 1)
 
-    def search(self, probes: NDArray[np.float32], threshold: float) -> Found:
+    def search(self, probes: Floats, threshold: float) -> Found:
         """Watched faces at or above the threshold, for each probe float32[d] of a batch."""
         return self._faces.range_search(probes, threshold)
 
-    def refresh(self, found: Found, probes: NDArray[np.float32], threshold: float) -> Found:
+    def refresh(self, found: Found, probes: Floats, threshold: float) -> Found:
         """Brings an earlier answer of `search` up to date."""
         return self._faces.refresh(found, probes, threshold)
 
@@ -104,13 +103,11 @@ class Faces(NamedTuple):
     """Of `FaceScores`."""
     kinds: tuple[Comparison, ...]
     """Which comparisons each makes with references."""
-    vectors: NDArray[np.float32]
+    vectors: Floats
     """Unit rows, float32[n, d]."""
 
     @classmethod
-    def of(
-        cls, live: NDArray[np.float32], portrait: NDArray[np.float32] | None, *, is_fused: bool
-    ) -> Faces:
+    def of(cls, live: Floats, portrait: Floats | None, *, is_fused: bool) -> Faces:
         """Without a `portrait` the live face alone; `is_fused` where several frames show it."""
         of_live = Comparison.FUSED if is_fused else Comparison.FUSED_TO_ONE
         if portrait is None:
@@ -133,7 +130,7 @@ class Resemblance(NamedTuple):
 
 
 def compare_faces(
-    faces: Faces, references: NDArray[np.float32], thresholds: Thresholds | None
+    faces: Faces, references: Floats, thresholds: Thresholds | None
 ) -> Resemblance | None:
     """With a person's references, float32[n, d], the best of which counts for each face; None
     without any. Without thresholds, as of a model that is not calibrated, cosines are their own
@@ -299,19 +296,19 @@ class Comparisons:
         one = self._scanned[place]
         return one.scan.faces[one.place]
 
-    def probe(self, place: int) -> NDArray[np.float32]:
+    def probe(self, place: int) -> Floats:
         """float32[d], a unit vector."""
-        row: NDArray[np.float32] = self.faces(place).vectors[0]
+        row: Floats = self.faces(place).vectors[0]
         return row
 
     def all_hit_ids(self) -> list[int]:
         return sorted({key for hits in self.hits.values() for key, _ in hits})
 
-    def resemblance(self, place: int, references: NDArray[np.float32]) -> Resemblance | None:
+    def resemblance(self, place: int, references: Floats) -> Resemblance | None:
         """How alike the attempt's faces are to a person's references, float32[n, d]."""
         return compare_faces(self.faces(place), references, self.thresholds)
 
-    def look_alikes(self, place: int, stored: NDArray[np.float32]) -> list[tuple[int, Resemblance]]:
+    def look_alikes(self, place: int, stored: Floats) -> list[tuple[int, Resemblance]]:
         """The rows of float32[n, d] that the attempt's faces are as like as `hits` are."""
         if not len(stored):
             return []
@@ -353,7 +350,7 @@ class Comparisons:
         ]
 
 
-def _rows(scores: NDArray[np.float32], least: float) -> list[int]:
+def _rows(scores: Floats, least: float) -> list[int]:
     """The columns of float32[k, n] in which one is at or above `least`."""
     columns: list[int] = np.flatnonzero((scores >= least).any(axis=0)).tolist()
     return columns
@@ -368,7 +365,7 @@ def _score_pairs(pairs: Sequence[Pair], dim: int) -> list[float]:
     return scores
 
 
-def score_best(probe: NDArray[np.float32], references: NDArray[np.float32]) -> float | None:
+def score_best(probe: Floats, references: Floats) -> float | None:
     """The highest score of a probe float32[d] among references float32[n, d]; `None` for none."""
     if len(references) == 0:
         return None
@@ -376,10 +373,10 @@ def score_best(probe: NDArray[np.float32], references: NDArray[np.float32]) -> f
     return float(exact_scores(probe[None], references, np.zeros_like(rows), rows).max())
 
 
-def fuse_vectors(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def fuse_vectors(*vectors: Floats) -> Floats:
     """The normalised mean of unit vectors float32[d]: one face from several photographs."""
     total = reduce(np.add, vectors)
-    fused: NDArray[np.float32] = total / np.float32(np.linalg.norm(total))
+    fused: Floats = total / np.float32(np.linalg.norm(total))
     return fused
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct, structs
-from numpy.typing import NDArray
 
 from engine.cases.opening import date_change, is_grouped
 from engine.errors import (
@@ -43,7 +42,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
-from indexes.base import check_vectors
+from indexes.base import Floats, check_vectors
 from indexes.errors import IdInvalid
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
@@ -59,7 +58,7 @@ _RETRY_EVERY_S = 0.005
 
 
 def score_holder(
-    find: Callable[[], DocumentRecord], gallery: Gallery, probe: NDArray[np.float32]
+    find: Callable[[], DocumentRecord], gallery: Gallery, probe: Floats
 ) -> tuple[DocumentRecord, float | None]:
     """A document and the best score of a probe, float32[d], among its references; `None` for none.
 
@@ -312,11 +311,7 @@ def block_document(call: WriterCall, document: Document, actor: str) -> str:
 
 
 def watch_face(
-    registrar: Runner,
-    vector: NDArray[np.float32],
-    reason: str,
-    actor: str,
-    second: SecondTemplate | None = None,
+    registrar: Runner, vector: Floats, reason: str, actor: str, second: SecondTemplate | None = None
 ) -> int:
     """Puts a rotated face float32[d] on the watch-list; returns the entry's id. `second` is the
     same face by a second model.
@@ -346,7 +341,7 @@ def read_lines(
     registry: Reader,
     gallery: Gallery,
     document: Document,
-    probe: NDArray[np.float32],
+    probe: Floats,
     threshold: float,
     *,
     actor: str,
@@ -375,7 +370,7 @@ def show_lines(
     registry: Reader,
     gallery: Gallery,
     document: Document,
-    probe: NDArray[np.float32],
+    probe: Floats,
     threshold: float,
     *,
     guard: Guard,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, VectorUnusable
@@ -39,6 +38,7 @@ from engine.registry.references import NewReference
 from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
 from engine.registry.writer import Writer
+from indexes.base import Floats
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import DecidedEnrollment, OpenedCase, RecordedEvidence
 from schema.documents import DocumentStatus
@@ -198,12 +198,12 @@ class AttemptBatch:
         """False where nothing is kept of its carrier's faces."""
         return attempt.outlet.carrier not in self.unkept
 
-    def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
+    def references_of(self, document: DocumentRecord) -> Floats:
         """The vectors of a document's references: float32[n, d]."""
         return np.stack([self._vectors[key] for key in document.reference_ids])
 
     @property
-    def added(self) -> NDArray[np.float32]:
+    def added(self) -> Floats:
         """The vectors of `references`: float32[n, d]."""
         return self._added[: len(self.references)]
 

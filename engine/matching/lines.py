@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import ConsentWithdrawn, HolderMismatch, NotFound, SosieError
@@ -43,7 +42,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import RemovedWatchEntry
 from engine.registry.writer import Writer
-from indexes.base import check_vectors
+from indexes.base import Floats, check_vectors
 from schema.actors import person_of
 from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind
 from schema.documents import Document, ErasureScope
@@ -207,7 +206,7 @@ def dispute_line(
     registry: Reader,
     line_text: str,
     document: Document,
-    probe: NDArray[np.float32],
+    probe: Floats,
     threshold: float,
     guard: Guard,
 ) -> OpenedDispute:

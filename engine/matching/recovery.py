@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind
 from engine.registry.audit import write_mark
 from engine.registry.references import ReferenceChunk
 from engine.registry.store import Store
-from indexes.base import Ids, overwrite_when_freed
+from indexes.base import Flags, Ids, Ints, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
@@ -181,7 +180,7 @@ class _Task:
     owned: bytes = b""
     count: int = 0
 
-    def since(self, placement: Placement) -> NDArray[np.int64]:
+    def since(self, placement: Placement) -> Ints:
         """After which sequence it needs the references of each virtual shard, `NEVER` of those of
         other shards: int64[virtual shards]."""
         since = np.where(placement.are_in(self.owned), self.start or 0, 0)
@@ -262,8 +261,8 @@ def _bring(
     least = np.min([since for _, since in needs], axis=0, initial=NEVER)
     least[least >= mark.sequence] = NEVER
 
-    def choose(ids: Ids, sequences: NDArray[np.int64]) -> NDArray[np.bool_]:
-        wanted: NDArray[np.bool_] = sequences > least[placement.virtual_shard_of(ids)]
+    def choose(ids: Ids, sequences: Ints) -> Flags:
+        wanted: Flags = sequences > least[placement.virtual_shard_of(ids)]
         return wanted
 
     waiting: list[Future[None]] = []

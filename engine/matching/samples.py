@@ -13,14 +13,13 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import ImageError, ModelError, VectorUnusable
 from engine.faces.embedder import are_unit, normalise
 from engine.faces.face_records import find_image
 from engine.faces.image_files import is_record
 from engine.registry.vault import Vault
-from indexes.base import UNIT_TOLERANCE, check_vectors
+from indexes.base import UNIT_TOLERANCE, Floats, Octets, check_vectors
 from indexes.errors import VectorInvalid
 from schema.options import CropPolicy
 from schema.phases import CropScope
@@ -49,7 +48,7 @@ class Sample:
     file. `second` is the same face by a second model, where one is named.
     """
 
-    vector: NDArray[np.float32] | None = field(repr=False)
+    vector: Floats | None = field(repr=False)
     digest: bytes = field(repr=False)
     problems: tuple[Reason, ...] = ()
     quality: Mapping[str, float] = field(default_factory=dict)
@@ -110,7 +109,7 @@ class SecondEmbedder:
     digest: str
     vault: Vault
 
-    def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
+    def embed(self, crops: Octets) -> list[SecondTemplate | None]:
         """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
         unit vector for: it decides nothing, so it fails nobody."""
         try:
@@ -283,7 +282,7 @@ def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
     return len(small) == 2 and _measure_difference(*small) < SAME_LEVELS
 
 
-def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+def _measure_difference(first: Floats, second: Floats) -> float:
     """The difference of two thumbnails, in grey levels, once the second is laid over the first.
 
     In another size of the same picture the landmarks lie a little elsewhere, and so does the face.
@@ -306,7 +305,7 @@ def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32])
     return float(np.abs(first[inner, inner] - laid[inner, inner]).mean())
 
 
-def require_unit(vector: NDArray[np.float32], what: str) -> None:
+def require_unit(vector: Floats, what: str) -> None:
     """`VectorUnusable` unless float32[d] is finite and of unit length: a longer one has a higher
     score with everybody."""
     # The square says so of almost every one, in a fifth of the time.

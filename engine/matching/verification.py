@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import FaceNotKept, LivenessRefused, NotFound, ProofRefused, RequestError
@@ -35,6 +34,7 @@ from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
+from indexes.base import Floats
 from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import HolderScore, RecordedProof
@@ -86,7 +86,7 @@ class HolderProbe:
     `carrier` is the tenant that asks; None for one that may ask about all.
     """
 
-    vector: NDArray[np.float32] = field(repr=False)
+    vector: Floats = field(repr=False)
     threshold: float
     actor: str
     carrier: str | None = None
@@ -96,7 +96,7 @@ class HolderProbe:
     """Called once, when somebody is found and before the face is compared."""
     is_photographed: bool = False
     """Whether it was taken for this check: what was issued before shows nobody who has come."""
-    own: tuple[NDArray[np.float32], float] | None = field(default=None, repr=False)
+    own: tuple[Floats, float] | None = field(default=None, repr=False)
     """The portrait of the document that came along, and from which score it is this face: counts
     where none is on file."""
     is_alive: bool = False
@@ -224,11 +224,7 @@ class HolderComparison:
         return HolderCheck(is_match, score, threshold, record.id, line_id, case_id, **ways)
 
     def _finish_by_portrait(
-        self,
-        record: DocumentRecord,
-        line: LineRecord | None,
-        portrait: NDArray[np.float32],
-        threshold: float,
+        self, record: DocumentRecord, line: LineRecord | None, portrait: Floats, threshold: float
     ) -> HolderCheck:
         """By the document's portrait alone, of which another's face is no evidence: it opens no
         case, and is a failure of the key and about the holder. Nobody comes by a document that is
@@ -465,12 +461,7 @@ class FoundHolders:
 
 
 def identify(
-    probes: NDArray[np.float32],
-    gallery: Gallery,
-    registry: Reader,
-    *,
-    threshold: float,
-    most: int | None = None,
+    probes: Floats, gallery: Gallery, registry: Reader, *, threshold: float, most: int | None = None
 ) -> list[FoundHolders]:
     """All references at or above the threshold, for each probe of float32[n, d], unit rows; the
     `most` best of them, where that is given.

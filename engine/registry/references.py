@@ -6,7 +6,6 @@ from itertools import compress
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -58,7 +57,7 @@ from engine.registry.vault import (
     name_reference,
     name_references,
 )
-from indexes.base import check_vectors
+from indexes.base import Flags, Floats, Ints, check_vectors
 from indexes.errors import VectorInvalid
 
 REFERENCES = Table(
@@ -94,7 +93,7 @@ class SecondTemplate:
     dim]."""
 
     digest: str
-    vector: NDArray[np.float32] = field(repr=False)
+    vector: Floats = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +106,7 @@ class NewReference(Write):
     id: int
     document_id: str
     enrollment_id: str | None
-    template: NDArray[np.float32] = field(repr=False)
+    template: Floats = field(repr=False)
     sequence: int
     second: SecondTemplate | None = None
 
@@ -176,7 +175,7 @@ class AttemptTemplate(Write):
 
     enrollment_id: str
     document_id: Annotated[DocumentId, INDEXED]
-    template: NDArray[np.float32] = field(repr=False)
+    template: Floats = field(repr=False)
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
@@ -205,9 +204,9 @@ class ReferenceChunk:
     """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
     and the gallery sequence at which each was added, int64[n]."""
 
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32] = field(repr=False)
-    sequences: NDArray[np.int64]
+    ids: Ints
+    vectors: Floats = field(repr=False)
+    sequences: Ints
 
 
 IS_LIVE = REFERENCES.c.removed_sequence.is_(None)
@@ -268,7 +267,7 @@ def name_sealed(table: Table, row: Row[Any]) -> str:
     return str(row.id)
 
 
-def require_unit(templates: NDArray[np.float32], dim: int) -> None:
+def require_unit(templates: Floats, dim: int) -> None:
     """Whichever way they came: one that is longer would be like everybody."""
     try:
         check_vectors(templates, dim)
@@ -346,9 +345,7 @@ class ReferenceReader(Source):
         }
 
     def references(
-        self,
-        after_sequence: int = 0,
-        choose: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+        self, after_sequence: int = 0, choose: Callable[[Ints, Ints], Flags] | None = None
     ) -> Iterator[ReferenceChunk]:
         """The live references added after a gallery sequence, in the order they were added.
 
@@ -398,7 +395,7 @@ class ReferenceReader(Source):
             sequences=np.array(sequences, dtype=np.int64),
         )
 
-    def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def templates_of(self, document_ids: Sequence[str]) -> dict[str, Floats]:
         """The live references of each document that has any: rotated unit rows float32[n, dim]."""
         found: dict[str, list[Row[Any]]] = {}
         for row in self._rows_of(_TEMPLATES_OF, document_ids):
@@ -411,13 +408,13 @@ class ReferenceReader(Source):
             for key, rows in found.items()
         }
 
-    def templates(self, reference_ids: Sequence[int]) -> NDArray[np.float32]:
+    def templates(self, reference_ids: Sequence[int]) -> Floats:
         """The templates float32[n, dim] of these live references, read from the store."""
         rows = list(self._rows_of(_TEMPLATES, [int(key) for key in reference_ids]))
         names = [name_reference(row.id, row.document_id) for row in rows]
         return self.vault.open_templates(names, [row.template for row in rows])
 
-    def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, Floats]:
         """The faces of these attempts under documents that had no reference, by document: rotated
         unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
         found: dict[str, list[Row[Any]]] = {}
@@ -431,7 +428,7 @@ class ReferenceReader(Source):
             for key, rows in found.items()
         }
 
-    def removals(self, after_sequence: int) -> NDArray[np.int64]:
+    def removals(self, after_sequence: int) -> Ints:
         """The references removed after a gallery sequence: int64[n], ascending."""
         rows = self.rows(_REMOVALS, sequence=after_sequence)
         return np.sort(np.array([row.id for row in rows], dtype=np.int64))
@@ -441,7 +438,7 @@ class ReferenceReader(Source):
         """The number of live references that could not be opened: they are in no gallery."""
         return len(self._unopened)
 
-    def live_ids(self) -> NDArray[np.int64]:
+    def live_ids(self) -> Ints:
         """The ids of all live references that could be opened, in no order: int64[n]."""
         with reading(self._engine) as connection, long_statements(connection):
             ids = np.fromiter(connection.scalars(_LIVE_IDS), np.int64)
@@ -460,7 +457,7 @@ class ReferenceReader(Source):
 
     def second_templates(
         self, reference_ids: Sequence[int], digest: str, dim: int
-    ) -> dict[int, NDArray[np.float32]]:
+    ) -> dict[int, Floats]:
         """The templates float32[dim] of a second model, of those of these references that have
         one."""
         rows = [

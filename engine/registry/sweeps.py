@@ -64,6 +64,7 @@ from engine.registry.rows import (
     sound_rows,
 )
 from engine.registry.vault import Vault
+from indexes.base import Flags, Ints
 from schema.cases import ALIVE, CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
@@ -244,7 +245,7 @@ class FactReader(Source):
         with reading(self._engine) as connection, long_statements(connection):
             return {row.outlet: row.lines for row in connection.execute(query)}
 
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def document_owner_array(self) -> tuple[Ints, Ints]:
         """The owners of every live reference: ids int64[n], ascending, and a number of its document
         int64[n].
 
@@ -269,7 +270,7 @@ class FactReader(Source):
         Read in pages as `document_owner_array`; a line of several references may be there again.
         """
         outlets: dict[str, int] = {}
-        pages: list[NDArray[np.int64]] = [np.empty((0, 4), np.int64)]
+        pages: list[Ints] = [np.empty((0, 4), np.int64)]
         asked = {"last": "", "page": OWNERS_PER_PAGE}
         while rows := self.rows(_OPENINGS, **asked):
             numbers = [
@@ -286,7 +287,7 @@ class FactReader(Source):
         reference, outlet, minute, is_disputed = np.concatenate(pages).T
         return reference, outlet.astype(np.int32), minute, is_disputed.astype(np.bool_)
 
-    def _owner_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    def _owner_pages(self) -> Iterator[tuple[Ints, Flags]]:
         """References by document, and whether each is of another document than the one before."""
         asked = {"document": "", "id": -1, "page": OWNERS_PER_PAGE}
         while True:

@@ -24,13 +24,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from numpy.typing import NDArray
 
 from engine.errors import SealBroken
 from engine.models.catalog import Transform
 from engine.registry.file_ciphers import NONCE_BYTES, FileCipher
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
-from indexes.base import overwrite_when_freed
+from indexes.base import Doubles, Floats, overwrite_when_freed
 
 _log = logging.getLogger(__name__)
 
@@ -197,7 +196,7 @@ class Vault:
         proofs = b"".join(_mac(key, b"key check", self.deployment_id.encode()) for key in lasting)
         return hashlib.sha256(proofs).digest()
 
-    def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def rotate(self, vectors: Floats) -> Floats:
         """Rotates unit rows float32[n, dim]; scores among them stay the same.
 
         Scores are preserved to 1e-6. A row has the same bits in any batch, and only the caller's
@@ -207,7 +206,7 @@ class Vault:
         # A product of its own for each row (1 µs at 128): one of all, from 32 rows on, wakes the
         # threads of OpenBLAS, which then spin for 30 to 50 ms on the cores that extract faces, and
         # rounds a row by its place and the rows beside it.
-        rotated: NDArray[np.float32] = np.matmul(vectors[:, None], self._matrix)[:, 0]
+        rotated: Floats = np.matmul(vectors[:, None], self._matrix)[:, 0]
         rotated /= np.linalg.norm(rotated, axis=1, keepdims=True)
         return rotated
 
@@ -288,10 +287,7 @@ class Vault:
         return cipher
 
     def seal_templates(
-        self,
-        names: Sequence[str | int],
-        vectors: NDArray[np.float32],
-        place: str = REFERENCE_TEMPLATE,
+        self, names: Sequence[str | int], vectors: Floats, place: str = REFERENCE_TEMPLATE
     ) -> list[bytes]:
         """Seals rotated rows float32[n, dim], each for the row that is named so."""
         self._assert_vectors(vectors)
@@ -305,7 +301,7 @@ class Vault:
 
     def open_templates(
         self, names: Sequence[str | int], sealed: Sequence[bytes], place: str = REFERENCE_TEMPLATE
-    ) -> NDArray[np.float32]:
+    ) -> Floats:
         """The rows float32[n, dim] that were sealed for the rows of these names."""
         assert len(names) == len(sealed)
         context = self._context(place)
@@ -386,7 +382,7 @@ class Vault:
         # To the end, and nothing is kept of it.
         deque(map(cipher.decrypt_into, nonces, bodies, contexts, slots), maxlen=0)
 
-    def _assert_vectors(self, vectors: NDArray[np.float32]) -> None:
+    def _assert_vectors(self, vectors: Floats) -> None:
         assert vectors.dtype == np.float32
         assert vectors.ndim == 2
         assert vectors.shape[1] == self.dim
@@ -419,7 +415,7 @@ class SnapshotSealer:
         return FileCipher.derive(found[0], self._vault.deployment_id.encode(), name)
 
 
-def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:
+def rotation_matrix(key: Key, dim: int) -> Doubles:
     """A uniformly (Haar) distributed orthogonal matrix float64[dim, dim] drawn from the key.
 
     Standard normals by Box and Muller, then QR with the signs of R's diagonal moved into Q
@@ -430,7 +426,7 @@ def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:
     radius = np.sqrt(-2.0 * np.log(uniforms[0::2]))
     normals = (radius * np.cos(2.0 * np.pi * uniforms[1::2])).reshape(dim, dim)
     q, r = np.linalg.qr(normals)
-    matrix: NDArray[np.float64] = q * np.sign(np.diagonal(r))
+    matrix: Doubles = q * np.sign(np.diagonal(r))
     return matrix
 
 
@@ -444,7 +440,7 @@ def key_header(version: int) -> bytes:
     return SEAL_FORMAT.to_bytes(1, "big") + version.to_bytes(2, "big")
 
 
-def _uniforms(key: Key, count: int, purpose: str) -> NDArray[np.float64]:
+def _uniforms(key: Key, count: int, purpose: str) -> Doubles:
     """Uniform float64[count] in the open interval (0, 1), 53 bits each."""
     derived = HKDF(SHA256(), length=32, salt=None, info=f"sosie {purpose}".encode())
     stream = Cipher(algorithms.AES(derived.derive(key.secret)), modes.CTR(bytes(16))).encryptor()

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.accuracy.pair_scores import wilson_interval
 from engine.sweeps.clustering import Documents, ReadVectors, mark_exceptions
@@ -41,7 +40,7 @@ from engine.sweeps.likelihood import (
     log_ratios,
     prior_log_odds,
 )
-from indexes.base import concatenated
+from indexes.base import Doubles, Flags, Ints, concatenated
 from indexes.joining import NO_PAIRS, Records
 from schema.sweeps import Group, RiskTerm
 
@@ -86,7 +85,7 @@ class Candidates:
     pairs: Records
     strangers: Documents
     estimates: dict[str, list[Estimate]]
-    excess: NDArray[np.float64]
+    excess: Doubles
     found: int
     same_document: int
     excepted: int
@@ -121,7 +120,7 @@ def rank_within_budget(
     *,
     earlier: Records,
     read_vectors: ReadVectors,
-    fresh: NDArray[np.int64] | None = None,
+    fresh: Ints | None = None,
     decided: Collection[tuple[str, str]] = (),
 ) -> Ranking:
     """The groups of one face with the highest ratio, at most `terms.budget`.
@@ -158,7 +157,7 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
     low = terms.ratio.score_at(10**low_rate)
     codes: dict[str, list[Codes]] = {name: [] for name in NEAR_CIRCUMSTANCES}
     strangers = np.empty((0, 2), np.int64)
-    shared: list[NDArray[np.int64]] = []
+    shared: list[Ints] = []
     found = same_document = excepted = 0
     for piece in pieces():
         one, other, is_between, is_excepted = _place(piece, facts)
@@ -190,7 +189,7 @@ def _keep_best(
     terms: BudgetTerms,
     facts: FaceFacts,
     estimates: Mapping[str, list[Estimate]],
-    excess: NDArray[np.float64],
+    excess: Doubles,
 ) -> Records:
     most = PAIRS_A_CASE * terms.budget
     values = np.empty(0)
@@ -212,9 +211,7 @@ def _keep_best(
     return kept
 
 
-def _place(
-    piece: Records, facts: FaceFacts
-) -> tuple[Documents, Documents, NDArray[np.bool_], NDArray[np.bool_]]:
+def _place(piece: Records, facts: FaceFacts) -> tuple[Documents, Documents, Flags, Flags]:
     """The documents of both sides, and which pairs are between two, and which judged apart."""
     one, other = facts.owners.of(piece["left"]), facts.owners.of(piece["right"])
     is_between = (one >= 0) & (other >= 0) & (one != other)
@@ -223,7 +220,7 @@ def _place(
 
 def _compare_near(
     one: Documents, other: Documents, openings: Openings
-) -> tuple[dict[str, Codes], NDArray[np.int64]]:
+) -> tuple[dict[str, Codes], Ints]:
     """The values of pairs, and the outlets that they share."""
     opened, places = openings.compare(one, other)
     return {OPENING: opened, DISPUTE: openings.list_disputes(one, other)}, places
@@ -292,7 +289,7 @@ def _assess(
     )
 
 
-def _read_links(groups: Sequence[Group], facts: FaceFacts) -> tuple[Documents, NDArray[np.float64]]:
+def _read_links(groups: Sequence[Group], facts: FaceFacts) -> tuple[Documents, Doubles]:
     """The documents of both ends of all links, int64[links, 2], and their scores."""
     numbers = {
         one.document_id: int(number)
@@ -320,7 +317,7 @@ def _sum_up(group: Group, terms: Sequence[RiskTerm]) -> tuple[float, Group]:
     return total, replace(group, terms=tuple(terms), risk=round(min(max(total, 0.0), 100.0), 1))
 
 
-def _span(group: Group, totals: NDArray[np.float64]) -> list[int]:
+def _span(group: Group, totals: Doubles) -> list[int]:
     """Places of the links of a group's maximum spanning tree by ratio, the strongest first."""
     places = {one.document_id: place for place, one in enumerate(group.identities)}
     edges = [(places[link.left], places[link.right]) for link in group.links]

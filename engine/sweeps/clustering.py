@@ -27,12 +27,11 @@ from functools import cache
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indexes.base import exact_scores
+from indexes.base import Doubles, Flags, Floats, Ints, exact_scores
 from indexes.joining import NO_PAIRS, RECORD, Records
 
-Documents = NDArray[np.int64]
+Documents = Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +41,7 @@ class Owners:
     Documents are numbers; their order decides between equal scores.
     """
 
-    references: NDArray[np.int64]
+    references: Ints
     documents: Documents
 
     @classmethod
@@ -53,7 +52,7 @@ class Owners:
         order = np.argsort(references, kind="stable")
         return cls(references[order], numbers[order])
 
-    def of(self, references: NDArray[np.int64]) -> Documents:
+    def of(self, references: Ints) -> Documents:
         """int64[m]: the document of each reference, -1 for one that is gone."""
         if not len(self.references):
             return np.full(len(references), -1, np.int64)
@@ -69,7 +68,7 @@ class Owners:
             return flat
         return np.maximum.reduceat(self.of(flat), np.cumsum([0, *sizes[:-1]]))
 
-    def references_of(self, documents: Documents) -> NDArray[np.int64]:
+    def references_of(self, documents: Documents) -> Ints:
         """All references of these documents, ascending."""
         return self.references[np.isin(self.documents, documents)]
 
@@ -78,14 +77,14 @@ LinkTable = Records
 """Pairs of documents with similar faces, ascending by both, each pair once."""
 
 
-def make_pairs(one: Documents, other: Documents, scores: NDArray[np.float32]) -> Records:
+def make_pairs(one: Documents, other: Documents, scores: Floats) -> Records:
     """A table of these columns."""
     pairs = np.empty(len(scores), RECORD)
     pairs["left"], pairs["right"], pairs["score"] = one, other, scores
     return pairs
 
 
-def make_links(one: Documents, other: Documents, scores: NDArray[np.float32]) -> LinkTable:
+def make_links(one: Documents, other: Documents, scores: Floats) -> LinkTable:
     """From pairs in any order; a repeated pair has its highest score."""
     left, right = np.minimum(one, other), np.maximum(one, other)
     order = np.lexsort((-scores, right, left))
@@ -100,7 +99,7 @@ def join_links(*tables: LinkTable) -> LinkTable:
     return make_links(both["left"], both["right"], both["score"])
 
 
-def find_ends(links: LinkTable) -> tuple[Documents, NDArray[np.int64], NDArray[np.int64]]:
+def find_ends(links: LinkTable) -> tuple[Documents, Ints, Ints]:
     """The documents, ascending, and the indices of the left and the right ends among them."""
     ends = np.concatenate([links["left"], links["right"]])
     documents, places = np.unique(ends, return_inverse=True)
@@ -124,7 +123,7 @@ def drop_exceptions(links: LinkTable, exceptions: Documents) -> LinkTable:
     return links[~mark_exceptions(links["left"], links["right"], exceptions)]
 
 
-def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> NDArray[np.bool_]:
+def mark_exceptions(one: Documents, other: Documents, exceptions: Documents) -> Flags:
     """bool[m]: which pairs are among those of int64[k, 2], in either order."""
     if not len(exceptions) or not len(one):
         return np.zeros(len(one), np.bool_)
@@ -143,8 +142,8 @@ MOST_DOCUMENTS = 500
 """A larger component is connected by chance: its pairs are too many, and would show nothing."""
 _REFERENCES_AT_ONCE = 8_000
 
-References = NDArray[np.int64]
-ReadVectors = Callable[[References], tuple[References, NDArray[np.float32]]]
+References = Ints
+ReadVectors = Callable[[References], tuple[References, Floats]]
 """Takes ascending references; returns those that exist and their rows, as `Gallery.held`."""
 
 
@@ -238,7 +237,7 @@ def _score(
 
 
 @cache
-def _triangle(size: int) -> NDArray[np.int64]:
+def _triangle(size: int) -> Ints:
     """int64[2, m]: all pairs of so many indices."""
     return np.stack(np.triu_indices(size, 1))
 
@@ -246,7 +245,7 @@ def _triangle(size: int) -> NDArray[np.int64]:
 _STEPS = 1 << 24
 """Scores are summed in whole steps, so that a sum does not depend on its order."""
 
-Labels = NDArray[np.int64]
+Labels = Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,14 +264,14 @@ class _Ties:
 
     one: Labels
     other: Labels
-    counts: NDArray[np.int64]
-    totals: NDArray[np.int64]
-    nears: NDArray[np.int64]
+    counts: Ints
+    totals: Ints
+    nears: Ints
 
     def __len__(self) -> int:
         return len(self.one)
 
-    def only(self, kept: NDArray[np.bool_]) -> _Ties:
+    def only(self, kept: Flags) -> _Ties:
         columns = (self.one, self.other, self.counts, self.totals, self.nears)
         return _Ties(*(column[kept] for column in columns))
 
@@ -317,7 +316,7 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
 
 
 def _tie(
-    documents: Documents, left: Labels, right: Labels, scores: NDArray[np.float32], near: LinkTable
+    documents: Documents, left: Labels, right: Labels, scores: Floats, near: LinkTable
 ) -> _Ties:
     """Links and near pairs between indices of `documents`; without documents that have no link."""
     steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)
@@ -354,7 +353,7 @@ def _merge(labels: Labels, ties: _Ties) -> Labels:
     return _follow(into)[labels]
 
 
-def _choose_partners(between: _Ties, shares: NDArray[np.float64]) -> tuple[Labels, Labels]:
+def _choose_partners(between: _Ties, shares: Doubles) -> tuple[Labels, Labels]:
     """Clusters that are each other's best partner, as (smaller, greater) labels."""
     means = between.totals / between.counts
     order = np.lexsort((between.other, between.one, -means, -shares))
@@ -363,14 +362,14 @@ def _choose_partners(between: _Ties, shares: NDArray[np.float64]) -> tuple[Label
     return one[mutual], other[mutual]
 
 
-def _are_first(one: Labels, other: Labels) -> NDArray[np.bool_]:
+def _are_first(one: Labels, other: Labels) -> Flags:
     """bool[m]: which of these pairs, best first, are the first for both of their labels."""
     labels, ends = np.unique(np.concatenate([one, other]), return_inverse=True)
     places = np.arange(len(one))
     first = np.full(len(labels), len(one))
     np.minimum.at(first, ends, np.concatenate([places, places]))
     firsts = first[ends].reshape(2, -1)
-    are_first: NDArray[np.bool_] = (firsts == places).all(axis=0)
+    are_first: Flags = (firsts == places).all(axis=0)
     return are_first
 
 
@@ -439,7 +438,7 @@ def _name_smallest(labels: Labels) -> Labels:
     return smallest[labels]
 
 
-def _is_new(labels: Labels) -> NDArray[np.bool_]:
+def _is_new(labels: Labels) -> Flags:
     """bool[m]: which differ from their predecessor."""
     is_new = np.ones(len(labels), np.bool_)
     is_new[1:] = labels[1:] != labels[:-1]
@@ -464,9 +463,7 @@ def _gather(
         yield Cluster(own[span], kept[within_span], cut[severed_span])
 
 
-def _sort(
-    rows: NDArray[np.int64], labels: Labels, names: Labels
-) -> tuple[NDArray[np.int64], list[slice]]:
+def _sort(rows: Ints, labels: Labels, names: Labels) -> tuple[Ints, list[slice]]:
     """Rows sorted by label, and the slice of each name."""
     order = np.lexsort((rows, labels))
     labels = labels[order]

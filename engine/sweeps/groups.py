@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.sweeps.clustering import (
     Cluster,
@@ -30,7 +29,7 @@ from engine.sweeps.clustering import (
     score_components,
 )
 from engine.sweeps.risk import assess, assess_faces, rank, total_of
-from indexes.base import concatenated
+from indexes.base import Ints, concatenated
 from indexes.joining import Records
 from schema.sweeps import Group, GroupKind, Identity, Link
 
@@ -58,7 +57,7 @@ def group_faces(
     facts: FaceFacts,
     *,
     read_vectors: ReadVectors | None = None,
-    fresh: NDArray[np.int64] | None = None,
+    fresh: Ints | None = None,
     is_whole: bool = True,
 ) -> list[Group]:
     """Groups of documents with one face, highest risk first; `clustering` says what makes one.

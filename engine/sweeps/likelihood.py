@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from engine.errors import CalibrationError
 from engine.matching.calibration import CalibrationCurve
 from engine.sweeps.clustering import Documents
+from indexes.base import Doubles, Flags, Ints
 
 POINTS_A_DECADE = 5.0
 """Of a term for each factor of ten in its ratio."""
@@ -56,7 +57,7 @@ MOST_LINES = 1_000
 AT_ONCE = 1 << 21
 """Pairs of lines that are compared at once: a quarter of a gigabyte."""
 UNKNOWN = -1
-Codes = NDArray[np.int64]
+Codes = Ints
 """int64[m]: the value of a circumstance for each pair, as its place in `CIRCUMSTANCES`, or
 `UNKNOWN`."""
 
@@ -105,8 +106,8 @@ class ScoreRatio:
     it in a straight line that holds the rest of them. The ratio never falls with the score.
     """
 
-    _scores: NDArray[np.float64]
-    _rates: NDArray[np.float64]
+    _scores: Doubles
+    _rates: Doubles
     slope: float
     """Decades of the false match rate for each 1 of score, at the calibration's end."""
     _mated: float
@@ -141,10 +142,10 @@ class ScoreRatio:
         """The last score of which the calibration knows a false match rate."""
         return float(self._scores[-1])
 
-    def log_rate(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    def log_rate(self, scores: NDArray[np.floating]) -> Doubles:
         """The decimal logarithm of the false match rate at these scores, float64[m]."""
         beyond = np.clip((scores - self.end) * self.slope, 0, BEYOND_DECADES)
-        rates: NDArray[np.float64] = np.interp(scores, self._scores, self._rates) - beyond
+        rates: Doubles = np.interp(scores, self._scores, self._rates) - beyond
         return rates
 
     def score_at(self, rate: float) -> float:
@@ -154,11 +155,11 @@ class ScoreRatio:
             return float(np.interp(-math.log10(rate), -self._rates, self._scores))
         return self.end + min(beyond, BEYOND_DECADES) / self.slope
 
-    def log_ratio(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    def log_ratio(self, scores: NDArray[np.floating]) -> Doubles:
         """The decimal logarithm of the ratio, float64[m]."""
         mated = self._mated + self._rise * np.clip(scores - self.end, 0, None)
         strangers = self.log_rate(scores) + math.log10(math.log(10) * self.slope)
-        ratios: NDArray[np.float64] = np.log10(mated) - strangers
+        ratios: Doubles = np.log10(mated) - strangers
         return ratios
 
 
@@ -169,10 +170,10 @@ class Openings:
 
     documents: Documents
     outlets: NDArray[np.int32]
-    minutes: NDArray[np.int64]
-    is_disputed: NDArray[np.bool_]
+    minutes: Ints
+    is_disputed: Flags
 
-    def compare(self, one: Documents, other: Documents) -> tuple[Codes, NDArray[np.int64]]:
+    def compare(self, one: Documents, other: Documents) -> tuple[Codes, Ints]:
         """How their lines were opened, of each document the first `MOST_LINES`: the most telling
         value of any two, unknown without lines; and at which outlet, int64[m], -1 at none."""
         codes, places = np.full(len(one), UNKNOWN, np.int64), np.full(len(one), -1, np.int64)
@@ -190,12 +191,8 @@ class Openings:
         return codes, places
 
     def _compare_lines(
-        self,
-        starts: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        others: NDArray[np.int64],
-        more: NDArray[np.int64],
-    ) -> tuple[Codes, NDArray[np.int64]]:
+        self, starts: Ints, counts: Ints, others: Ints, more: Ints
+    ) -> tuple[Codes, Ints]:
         """The same of pairs that all have lines, by where these begin and how many there are."""
         sizes = counts * more
         ends = np.cumsum(sizes)
@@ -208,7 +205,7 @@ class Openings:
         best = np.lexsort((self.outlets[left], found, pair))[ends - sizes]
         return found[best], np.where(same[best], self.outlets[left[best]], -1)
 
-    def find_excess(self, shared: NDArray[np.int64]) -> NDArray[np.float64]:
+    def find_excess(self, shared: Ints) -> Doubles:
         """Of each outlet, what is taken off the logarithm of a ratio there: how many more pairs of
         strangers share it than its size lets expect, given the outlets that such pairs `shared`.
 
@@ -219,7 +216,7 @@ class Openings:
         expected = len(shared) * shares / max(shares.sum(), 1.0)
         found = np.bincount(shared, minlength=size)
         excess = (found + USUAL_PAIRS) / (expected + USUAL_PAIRS)
-        logs: NDArray[np.float64] = np.log10(np.maximum(excess, 1))
+        logs: Doubles = np.log10(np.maximum(excess, 1))
         return np.append(logs, 0.0)
 
     def list_disputes(self, one: Documents, other: Documents) -> Codes:
@@ -227,7 +224,7 @@ class Openings:
         disputed = np.unique(self.documents[self.is_disputed])
         return np.where(np.isin(one, disputed) | np.isin(other, disputed), 0, 1)
 
-    def _find(self, documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _find(self, documents: Documents) -> tuple[Ints, Ints]:
         """The start of each one's lines, and their number."""
         starts = np.searchsorted(self.documents, documents)
         counts = np.searchsorted(self.documents, documents, "right") - starts
@@ -333,15 +330,13 @@ def estimate(circumstance: str, strangers: Codes, judged: Codes) -> list[Estimat
     ]
 
 
-def log_ratios(
-    codes: Codes, estimates: Sequence[Estimate], less: NDArray[np.float64] | float = 0.0
-) -> NDArray[np.float64]:
+def log_ratios(codes: Codes, estimates: Sequence[Estimate], less: Doubles | float = 0.0) -> Doubles:
     """The decimal logarithm of each pair's ratio, float64[m], `less` than in general but not below
     `LEAST_RATIO`; 0 where it is unknown."""
     if not estimates:
         return np.zeros(len(codes))
     table = np.array([*(math.log10(one.ratio) for one in estimates), 0.0])
-    ratios: NDArray[np.float64] = np.maximum(table[codes] - less, math.log10(LEAST_RATIO))
+    ratios: Doubles = np.maximum(table[codes] - less, math.log10(LEAST_RATIO))
     return ratios
 
 

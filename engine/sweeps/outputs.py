@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import structs
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.cases.decided import read_decided
@@ -34,6 +33,7 @@ from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank_outlets, summarise
 from engine.sweeps.sweep_run import SweepResult
+from indexes.base import Floats
 from indexes.joining import Records
 from schema.cases import Outcome
 from schema.decisions import Comparison
@@ -307,10 +307,10 @@ class DoneSweep:
         return {key.decode().removeprefix("sosie."): text.decode() for key, text in kept.items()}
 
     @property
-    def scores(self) -> NDArray[np.float32]:
+    def scores(self) -> Floats:
         """float32[m]: scores of all pairs except those judged to be two persons."""
         is_excepted = pc.is_in(self.pairs["outcome"], value_set=pa.array(_EXCEPTED))
-        scores: NDArray[np.float32] = self.pairs["score"].filter(pc.invert(is_excepted)).to_numpy()
+        scores: Floats = self.pairs["score"].filter(pc.invert(is_excepted)).to_numpy()
         return scores
 
     def cases(self, reader: Reader) -> dict[str, str]:
@@ -338,7 +338,7 @@ class DoneSweep:
 
 def make_contents(
     sweep: ReportedSweep,
-    scores: NDArray[np.float32],
+    scores: Floats,
     groups: Sequence[Group],
     cases: Mapping[str, str],
     reader: Reader,

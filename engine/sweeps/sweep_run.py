@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
@@ -31,7 +30,7 @@ from engine.sweeps.groups import (
 )
 from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, ScoreRatio
 from engine.sweeps.risk import rank
-from indexes.base import Ids
+from indexes.base import Flags, Ids
 from indexes.joining import NO_PAIRS, Records
 from indexes.joining.join import JoinedGallery, Report
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
@@ -122,7 +121,7 @@ class SweepResult:
 
     task: SweepTask
     pairs: Records
-    is_excepted: NDArray[np.bool_]
+    is_excepted: Flags
     same_document_pairs: int
     groups: list[Group]
     sequence: int
@@ -391,6 +390,6 @@ def _part(pairs: Records, owners: Owners) -> tuple[Records, int]:
     return pairs[between], int(there.sum() - between.sum())
 
 
-def _find_excepted(pairs: Records, facts: FaceFacts) -> NDArray[np.bool_]:
+def _find_excepted(pairs: Records, facts: FaceFacts) -> Flags:
     one, other = facts.owners.of(pairs["left"]), facts.owners.of(pairs["right"])
     return mark_exceptions(one, other, facts.exceptions)

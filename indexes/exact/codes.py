@@ -40,6 +40,11 @@ from numpy.typing import NDArray
 from indexes.base import (
     BEYOND_ANY_SCORE,
     UNIT_TOLERANCE,
+    Doubles,
+    Flags,
+    Floats,
+    Ints,
+    Octets,
     Vectors,
     overwrite_when_freed,
     rounding_bound,
@@ -72,7 +77,7 @@ def empty_plane(count: int, dim: int) -> Plane:
     return Plane(halves, np.zeros(groups, np.float32), np.zeros(groups, np.float32), 0.0)
 
 
-def fill_plane(plane: Plane, codes: NDArray[np.uint8], dim: int, part: slice) -> float:
+def fill_plane(plane: Plane, codes: Octets, dim: int, part: slice) -> float:
     """Writes these rows, whole groups of eight, of codes uint8[n padded, dim padded], of whose
     columns the first `dim` are used; returns the greatest length of their codes."""
     groups = slice(part.start // ROWS_AT_ONCE, part.stop // ROWS_AT_ONCE)
@@ -87,20 +92,14 @@ def no_plane() -> Plane:
     return Plane(np.empty((0, STEP), np.uint8), nothing, nothing, 0.0)
 
 
-def wipe_plane(plane: Plane, rows: NDArray[np.int64]) -> None:
+def wipe_plane(plane: Plane, rows: Ints) -> None:
     """Overwrites what is there of these rows."""
     if len(plane.halves):
         plane.halves[rows] = _WIPED
 
 
 @compiled
-def _fill(
-    codes: NDArray[np.uint8],
-    dim: int,
-    halves: NDArray[np.uint8],
-    lengths: NDArray[np.float32],
-    distances: NDArray[np.float32],
-) -> float:
+def _fill(codes: Octets, dim: int, halves: Octets, lengths: Floats, distances: Floats) -> float:
     """Writes the halves and how they fit; returns the greatest length of a row of codes."""
     longest = 0.0
     width = halves.shape[1]
@@ -165,7 +164,7 @@ def code_limit(dim: int) -> float:
     return min(1.0, _DEVIATIONS / math.sqrt(dim))
 
 
-def encode(rows: Vectors, limit: float) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
+def encode(rows: Vectors, limit: float) -> tuple[Octets, Doubles, float]:
     """Codes of rows float32[n, dim] in their order: uint8[n, dim padded]; and their residuals,
     not rounded yet, and the length of the longest."""
     count, dim = rows.shape
@@ -176,7 +175,7 @@ def encode(rows: Vectors, limit: float) -> tuple[NDArray[np.uint8], NDArray[np.f
     return codes, residuals, longest
 
 
-def rounded_up(residuals: NDArray[np.float64]) -> NDArray[np.float32]:
+def rounded_up(residuals: Doubles) -> Floats:
     """Residuals as they are kept: no less than they are."""
     rounded = (residuals * _SLACK).astype(np.float32)
     return np.nextafter(rounded, np.float32(np.inf))
@@ -205,9 +204,7 @@ class Codes:
         self._reach(rounded_up(residuals[self.order]))
 
     @classmethod
-    def restore(
-        cls, codes: NDArray[np.uint8], residuals: NDArray[np.float32], dim: int, limit: float
-    ) -> Codes:
+    def restore(cls, codes: Octets, residuals: Floats, dim: int, limit: float) -> Codes:
         """Codes that were made before, uint8[n padded, dim padded], which it owns from then on, and
         their residuals; not verified, in the rows' own order."""
         restored = cls.__new__(cls)
@@ -227,7 +224,7 @@ class Codes:
         codes._make_room(count, codes._begin(dim, limit))
         return codes
 
-    def fill(self, residuals: NDArray[np.float32], longest: float) -> None:
+    def fill(self, residuals: Floats, longest: float) -> None:
         """Takes the residuals of the codes written, in ascending order, and the longest row."""
         self.order = np.empty(0, np.int64)
         self.longest = longest
@@ -277,7 +274,7 @@ class Codes:
         self.dim = dim
         self.plane = no_plane()
         # While the plane is made, the rows that were wiped since its last part.
-        self._wiped: list[NDArray[np.int64]] | None = None
+        self._wiped: list[Ints] | None = None
         return -(-dim // STEP) * STEP
 
     def _make_room(self, count: int, width: int) -> None:
@@ -287,18 +284,18 @@ class Codes:
         self.bytes = np.full((-(-count // BLOCK) * BLOCK, width), ZERO_CODE, np.uint8)
         overwrite_when_freed(self.bytes)
 
-    def _reach(self, residuals: NDArray[np.float32]) -> None:
+    def _reach(self, residuals: Floats) -> None:
         self.residuals = residuals
         self.reach = _greatest(residuals.astype(np.float64))
         self.prefix, self.tails = self.bytes.shape[1], np.zeros(len(self.reach))
 
-    def rows(self, alive: NDArray[np.bool_]) -> Rows:
+    def rows(self, alive: Flags) -> Rows:
         """The input of a scan; `alive` bool[n padded]."""
         return Rows(self.bytes, alive, self.reach, self.plane, self.prefix, self.tails)
 
     def add_plane(self) -> None:
         """Makes the plane, by which few queries are compared faster, also while rows are wiped."""
-        wiped: list[NDArray[np.int64]] = []
+        wiped: list[Ints] = []
         self._wiped = wiped
         self.plane = plane = empty_plane(len(self.bytes), self.dim)
         longest = 0.0
@@ -309,7 +306,7 @@ class Codes:
                 wipe_plane(plane, wiped.pop())
         self.plane, self._wiped = plane._replace(longest=longest), None
 
-    def wipe(self, rows: NDArray[np.int64]) -> None:
+    def wipe(self, rows: Ints) -> None:
         """Overwrites these rows, in the plane too; beside `add_plane` also in the part that is
         being made, when that is done: nobody waits."""
         self.bytes[rows] = ZERO_CODE
@@ -322,12 +319,7 @@ class Codes:
 
 # The order of the sums changes their last bits, which `_SLACK` allows for.
 @partial(compiled, reordered=True)
-def _encode(
-    rows: NDArray[np.float32] | NDArray[np.float64],
-    step: float,
-    codes: NDArray[np.uint8],
-    residuals: NDArray[np.float64],
-) -> float:
+def _encode(rows: Floats | Doubles, step: float, codes: Octets, residuals: Doubles) -> float:
     """Writes the codes and the residuals of rows float[n, dim]; returns the longest's length."""
     longest = 0.0
     for row in range(len(rows)):
@@ -345,7 +337,7 @@ def _encode(
 
 
 @partial(compiled, reordered=True)
-def _encode_queries(rows: Vectors, codes: NDArray[np.int8], measures: NDArray[np.float64]) -> None:
+def _encode_queries(rows: Vectors, codes: NDArray[np.int8], measures: Doubles) -> None:
     """Writes the codes, and of each its step, residual and length: float64[3, q]."""
     for row in range(len(rows)):
         step = np.abs(rows[row]).max() / np.float64(_HIGHEST_CODE)
@@ -368,12 +360,12 @@ class CodedQueries:
     """
 
     codes: NDArray[np.int8]
-    steps: NDArray[np.float64]
-    residuals: NDArray[np.float64]
-    lengths: NDArray[np.float64]
-    zeros: NDArray[np.int64]
-    tails: NDArray[np.float64]
-    tail_zeros: NDArray[np.int64]
+    steps: Doubles
+    residuals: Doubles
+    lengths: Doubles
+    zeros: Ints
+    tails: Doubles
+    tail_zeros: Ints
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -403,7 +395,7 @@ class CodedQueries:
             _zeros(signed[:, rows.prefix :]),
         )
 
-    def bound(self, rows: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def bound(self, rows: Codes) -> tuple[Doubles, Doubles]:
         """Two float64[q]: |score - code score| <= the first + the second * the row's residual.
 
         It holds for the score of an answer, rounded to float32.
@@ -411,9 +403,7 @@ class CodedQueries:
         fixed = self.residuals * rows.longest * _SLACK + rounding_bound(rows.dim)
         return fixed, self.lengths
 
-    def wanted(
-        self, rows: Codes, threshold: float | NDArray[np.float64] | None, k: int = 0
-    ) -> Wanted:
+    def wanted(self, rows: Codes, threshold: float | Doubles | None, k: int = 0) -> Wanted:
         """The scan for rows at or above the threshold (float64[q] or one for all), or the k best;
         with both, for rows that may be among the k best with k others that reach the threshold."""
         units = self.steps * rows.step
@@ -434,14 +424,14 @@ class CodedQueries:
         )
 
 
-def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
+def _zeros(codes: NDArray[np.int8]) -> Ints:
     """The rows' codes' addition to each sum, being greater by 128 than their values: int64[q]."""
-    sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
+    sums: Ints = codes.sum(axis=1, dtype=np.int64)
     return ZERO_CODE * sums
 
 
-def _greatest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _greatest(values: Doubles) -> Doubles:
     """The greatest value of each stretch: float64[stretches]."""
     starts = np.arange(0, len(values), STRETCH)
-    greatest: NDArray[np.float64] = np.maximum.reduceat(values, starts) if len(values) else values
+    greatest: Doubles = np.maximum.reduceat(values, starts) if len(values) else values
     return greatest

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.base import Flags, Ints, Octets
 from indexes.errors import DeviceMissing, SearchInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.intrinsics import compiled
-from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
+from indexes.exact.kernels import STRETCH, Found, Rows, Sums, Wanted, keep, set_floors
 from indexes.exact.scanner import Part, Scanner
 from indexes.exact.scans import Scan
 
@@ -73,7 +74,7 @@ class _Query(NamedTuple):
     """Queries on the device, int8[q padded, dim], and what 128 in the rows adds: int64[q]."""
 
     codes: Any
-    zeros: NDArray[np.int64]
+    zeros: Ints
 
 
 class DeviceScanner(Scanner):
@@ -94,7 +95,7 @@ class DeviceScanner(Scanner):
         self._residents: weakref.WeakKeyDictionary[Codes, Any] = weakref.WeakKeyDictionary()
         self._sending, self._changing = Lock(), Lock()
         # Those being sent, and the rows that were wiped meanwhile.
-        self._wiped: tuple[Codes | None, list[NDArray[np.int64]]] = (None, [])
+        self._wiped: tuple[Codes | None, list[Ints]] = (None, [])
 
     def close(self) -> None:
         super().close()
@@ -112,7 +113,7 @@ class DeviceScanner(Scanner):
     def prepare(self, codes: Codes) -> None:
         self._resident(codes)
 
-    def wipe(self, codes: Codes, rows: NDArray[np.int64]) -> None:
+    def wipe(self, codes: Codes, rows: Ints) -> None:
         with self._changing:
             if self._wiped[0] is codes:
                 self._wiped[1].append(rows)
@@ -126,7 +127,7 @@ class DeviceScanner(Scanner):
     def gather(
         self,
         codes: Codes,
-        alive: NDArray[np.bool_],
+        alive: Flags,
         wanted: Wanted,
         finish: Callable[[Found], Part],
         first: int = 0,
@@ -136,7 +137,7 @@ class DeviceScanner(Scanner):
         gather = super().gather if self._resident(codes) is not None else self._cpu.gather
         return gather(codes, alive, wanted, finish, first, gives_way=gives_way)
 
-    def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
+    def gather_best(self, codes: Codes, alive: Flags, wanted: Wanted) -> Found:
         if self._resident(codes) is None:
             return self._cpu.gather_best(codes, alive, wanted)
         return super().gather_best(codes, alive, wanted)
@@ -186,8 +187,8 @@ class DeviceScanner(Scanner):
         return _Query(self._arrays.asarray(codes), zeros)
 
     def _reaching(
-        self, resident: Any, query: _Query, floors: NDArray[np.int32], first: int, last: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        self, resident: Any, query: _Query, floors: Sums, first: int, last: int
+    ) -> tuple[Ints, Sums]:
         """The places where sums of these stretches reach their floors, row by row, and the sums
         there."""
         arrays = self._arrays
@@ -238,7 +239,7 @@ class DeviceScanner(Scanner):
                 self._residents[codes] = resident
                 return resident
 
-    def _overwrite(self, resident: Any, rows: NDArray[np.int64]) -> None:
+    def _overwrite(self, resident: Any, rows: Ints) -> None:
         try:
             try:
                 resident[self._arrays.asarray(rows)] = 0
@@ -250,7 +251,7 @@ class DeviceScanner(Scanner):
             # A device that cannot be written to must not go on with a row that is gone.
             self._fail(error)
 
-    def _send(self, codes: NDArray[np.uint8]) -> Any:
+    def _send(self, codes: Octets) -> Any:
         count, dim = codes.shape
         sent = self._arrays.zeros((-(-count // STRETCH) * STRETCH, dim), np.int8)
         at_once = max(1, _UPLOAD_BYTES // dim)
@@ -322,9 +323,7 @@ def _find_cublas() -> Any:
     return importlib.import_module("cupy_backends.cuda.libs").cublas
 
 
-def _floors(
-    rows: Rows, wanted: Wanted, first: int, last: int, width: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _floors(rows: Rows, wanted: Wanted, first: int, last: int, width: int) -> tuple[Sums, Sums]:
     """Floors and margins of the queries in these stretches: int32[stretches, width] each."""
     floors = np.empty((last - first, len(wanted.levels)), np.int32)
     margins = np.empty_like(floors)
@@ -333,9 +332,7 @@ def _floors(
 
 
 @compiled
-def _set_all(
-    floors: NDArray[np.int32], margins: NDArray[np.int32], rows: Rows, wanted: Wanted, first: int
-) -> None:
+def _set_all(floors: Sums, margins: Sums, rows: Rows, wanted: Wanted, first: int) -> None:
     for i in range(len(floors)):
         set_floors(floors[i], margins[i], rows, wanted, first + i)
 
@@ -344,11 +341,11 @@ def _set_all(
 def _keep_reaching(
     rows: Rows,
     wanted: Wanted,
-    margins: NDArray[np.int32],
-    zeros: NDArray[np.int64],
+    margins: Sums,
+    zeros: Ints,
     first: int,
-    places: NDArray[np.int64],
-    sums: NDArray[np.int32],
+    places: Ints,
+    sums: Sums,
     found: Found,
     kept: int,
 ) -> int:

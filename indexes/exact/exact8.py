@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import (
+    Doubles,
+    Flags,
     Ids,
+    Ints,
     MemoryAccount,
     Positions,
     Scores,
@@ -90,7 +93,7 @@ class MemoryRows:
         self._rows[rows] = 0
 
 
-Floors = NDArray[np.float64]
+Floors = Doubles
 """The lowest score that counts for each query: float64[q]; -inf where every score does."""
 
 # Rows fetched at once where they have to be copied or decrypted first.
@@ -149,9 +152,7 @@ def joined(parts: list[ScannedPairs]) -> ScannedPairs:
     return ScannedPairs(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
 
 
-def _products(
-    queries: Vectors, matrix: Vectors, pairs: Found, places: Positions
-) -> NDArray[np.float64]:
+def _products(queries: Vectors, matrix: Vectors, pairs: Found, places: Positions) -> Doubles:
     placed = np.empty_like(pairs)
     placed[:, 0], placed[:, 1] = places, pairs[:, 1]
     # In float64, for numpy would round what they are compared with to float32.
@@ -165,7 +166,7 @@ def _bound(queries: Vectors) -> float:
 # A row with a larger residual may have to be rescored for every query.
 _COARSE_RESIDUAL = 0.1
 
-Counts = NDArray[np.int64]
+Counts = Ints
 
 
 class Exact8Segment:
@@ -212,7 +213,7 @@ class Exact8Segment:
         self._by_id = np.argsort(ids).astype(np.int32)
         self._lowest = int(ids[self._by_id[0]]) if len(ids) else 0
         self._highest = int(ids[self._by_id[-1]]) if len(ids) else -1
-        self.alive: NDArray[np.bool_] = np.zeros(len(codes.bytes), np.bool_)
+        self.alive: Flags = np.zeros(len(codes.bytes), np.bool_)
         self.alive[: len(ids)] = True
         self._count = len(ids)
         self.coarse = int((codes.residuals > _COARSE_RESIDUAL).sum())
@@ -224,7 +225,7 @@ class Exact8Segment:
         return self.row_ids[rows]
 
     @property
-    def alive_rows(self) -> NDArray[np.bool_]:
+    def alive_rows(self) -> Flags:
         """`alive` without the padding: bool[n]; a view."""
         return self.alive[: len(self.row_ids)]
 
@@ -239,7 +240,7 @@ class Exact8Segment:
     def __contains__(self, key: object) -> bool:
         return self.holds(key, self.alive)
 
-    def holds(self, key: object, alive: NDArray[np.bool_]) -> bool:
+    def holds(self, key: object, alive: Flags) -> bool:
         """True where the id is alive by these flags."""
         return is_id(key) and self.may_hold(key, key) and self._holds(key, alive)
 
@@ -278,9 +279,7 @@ class Exact8Segment:
         """False where all its ids are outside this range; costs nothing."""
         return self._lowest <= highest and lowest <= self._highest
 
-    def find(
-        self, ids: Ids, alive: NDArray[np.bool_] | None = None
-    ) -> tuple[Positions, NDArray[np.bool_]]:
+    def find(self, ids: Ids, alive: Flags | None = None) -> tuple[Positions, Flags]:
         """The row of each id, int64[n], and whether it is alive (by these flags), bool[n]."""
         alive = self.alive if alive is None else alive
         if not len(self.row_ids):
@@ -308,7 +307,7 @@ class Exact8Segment:
         coded: CodedQueries,
         k: int,
         floors: Floors,
-        alive: NDArray[np.bool_] | None = None,
+        alive: Flags | None = None,
     ) -> tuple[ScannedPairs, Counts]:
         """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors,
         and how many of each query were scored; `alive` are the flags to go by, else the present."""
@@ -320,11 +319,7 @@ class Exact8Segment:
         return score_best(queries, self.rows, found, k, floors), _counts(found, len(coded))
 
     def at_or_above(
-        self,
-        queries: Vectors,
-        coded: CodedQueries,
-        floors: Floors,
-        alive: NDArray[np.bool_] | None = None,
+        self, queries: Vectors, coded: CodedQueries, floors: Floors, alive: Flags | None = None
     ) -> tuple[ScannedPairs, Counts]:
         """Pairs that reach the floors of a pass, and how many of each query were scored."""
         alive = self.alive if alive is None else alive
@@ -342,13 +337,13 @@ class Exact8Segment:
         is_halved = self.scanner.uses_plane(self.codes.plane, queries)
         return "half bytes" if is_halved else "bytes"
 
-    def epsilon(self, coded: CodedQueries) -> NDArray[np.float64]:
+    def epsilon(self, coded: CodedQueries) -> Doubles:
         """The largest difference between a score and that of the codes: float64[q]."""
         fixed, slope = coded.bound(self.codes)
         reach = float(self.codes.reach.max(initial=0))
         return fixed + slope * reach
 
-    def _holds(self, key: int, alive: NDArray[np.bool_]) -> bool:
+    def _holds(self, key: int, alive: Flags) -> bool:
         """`find` for one id within the range; several times faster."""
         row = self._by_id[self.row_ids.searchsorted(key, sorter=self._by_id)]
         return bool(self.row_ids[row] == key and alive[row])

@@ -28,7 +28,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Vectors, overwrite_when_freed, products, rounding_bound
+from indexes.base import (
+    Doubles,
+    Flags,
+    Floats,
+    Ints,
+    Octets,
+    Vectors,
+    overwrite_when_freed,
+    products,
+    rounding_bound,
+)
 from indexes.exact.intrinsics import compiled
 
 # So many components are beyond the limit of the codes: those of a row in a thousand.
@@ -55,7 +65,7 @@ class Grid(NamedTuple):
 class Axes:
     """Orthonormal `columns` float64[dim, dim]; `prefix`, how many come first; the codes' limit."""
 
-    columns: NDArray[np.float64]
+    columns: Doubles
     prefix: int
     limit: float
 
@@ -103,10 +113,10 @@ def turning_bound(dim: int) -> float:
     return math.sqrt(dim) * rounding_bound(dim)
 
 
-def tail_norms(codes: NDArray[np.int8], prefix: int) -> NDArray[np.float64]:
+def tail_norms(codes: NDArray[np.int8], prefix: int) -> Doubles:
     """The norms of the components after the prefix: float64[n]."""
     tails = overwrite_when_freed(codes[:, prefix:].astype(np.int32))
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", tails, tails).astype(np.float64))
+    norms: Doubles = np.sqrt(np.einsum("ij,ij->i", tails, tails).astype(np.float64))
     return norms
 
 
@@ -141,7 +151,8 @@ LOWEST = -(2**30)
 """Below any sum less any margin: the level before k rows are known."""
 HIGHEST = 2**30
 """Above any sum: the floor of a query that is not there."""
-Found = NDArray[np.int32]
+Sums = NDArray[np.int32]
+Found = Sums
 
 
 class Plane(NamedTuple):
@@ -151,9 +162,9 @@ class Plane(NamedTuple):
     `indexes.exact.codes` says.
     """
 
-    halves: NDArray[np.uint8]
-    lengths: NDArray[np.float32]
-    distances: NDArray[np.float32]
+    halves: Octets
+    lengths: Floats
+    distances: Floats
     longest: float
 
 
@@ -166,12 +177,12 @@ class Rows(NamedTuple):
     are all; `tails` float64[stretches] is then the greatest norm of the others' codes.
     """
 
-    codes: NDArray[np.uint8]
-    alive: NDArray[np.bool_]
-    reach: NDArray[np.float64]
+    codes: Octets
+    alive: Flags
+    reach: Doubles
     plane: Plane
     prefix: int
-    tails: NDArray[np.float64]
+    tails: Doubles
 
 
 class Wanted(NamedTuple):
@@ -185,18 +196,16 @@ class Wanted(NamedTuple):
     """
 
     codes: NDArray[np.int8]
-    base: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    levels: NDArray[np.int32]
-    heaps: NDArray[np.int32]
-    tails: NDArray[np.float64]
-    tail_zeros: NDArray[np.int64]
+    base: Doubles
+    slope: Doubles
+    levels: Sums
+    heaps: Sums
+    tails: Doubles
+    tail_zeros: Ints
 
 
 @compiled
-def set_floors(
-    floors: NDArray[np.int32], margins: NDArray[np.int32], rows: Rows, wanted: Wanted, stretch: int
-) -> None:
+def set_floors(floors: Sums, margins: Sums, rows: Rows, wanted: Wanted, stretch: int) -> None:
     """The floors and the margins of all queries in one stretch: int32[q rounded up] each."""
     floors[:] = HIGHEST
     for query in range(len(wanted.codes)):
@@ -213,11 +222,7 @@ def margin_of(rows: Rows, wanted: Wanted, query: int, stretch: int) -> int:
 
 @compiled
 def set_prefix_floors(
-    prefix_floors: NDArray[np.int32],
-    floors: NDArray[np.int32],
-    rows: Rows,
-    wanted: Wanted,
-    stretch: int,
+    prefix_floors: Sums, floors: Sums, rows: Rows, wanted: Wanted, stretch: int
 ) -> None:
     """Sets the floor of a prefix's sum: the whole floor less the most that the others can add.
 
@@ -238,11 +243,11 @@ def _floor(level: int) -> int:
 
 @compiled
 def keep(
-    alive: NDArray[np.bool_],
-    levels: NDArray[np.int32],
-    heaps: NDArray[np.int32],
-    floors: NDArray[np.int32],
-    margins: NDArray[np.int32],
+    alive: Flags,
+    levels: Sums,
+    heaps: Sums,
+    floors: Sums,
+    margins: Sums,
     row: int,
     query: int,
     total: np.int32,
@@ -285,9 +290,7 @@ def replace_least(heaps: NDArray[Any], query: int, value: Any) -> None:
 
 
 @functools.partial(compiled, reordered=True)
-def inner_products(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], found: Found
-) -> NDArray[np.float32]:
+def inner_products(queries: Floats, rows: Floats, found: Found) -> Floats:
     """Products of the pairs found: float32[m], within `scoring.rounding_bound` of their scores."""
     products = np.empty(len(found), np.float32)
     for i in range(len(found)):
@@ -300,9 +303,7 @@ def inner_products(
 
 
 @compiled
-def kth_best(
-    products: NDArray[np.float32], found: Found, queries: int, k: int
-) -> NDArray[np.float32]:
+def kth_best(products: Floats, found: Found, queries: int, k: int) -> Floats:
     """The k-th greatest product of each query, float32[q]; -inf where there are fewer."""
     heaps = np.full((queries, k), -np.inf, np.float32)
     for i in range(len(found)):

@@ -22,10 +22,11 @@ import numpy as np
 from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
+from indexes.base import Flags, Ints, Octets
 from indexes.errors import SearchInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, compiled
-from indexes.exact.kernels import STRETCH, Found, Grid, Plane, Rows, Wanted, keep, set_floors
+from indexes.exact.kernels import STRETCH, Found, Grid, Plane, Rows, Sums, Wanted, keep, set_floors
 from indexes.exact.scans import Scan, pack, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 from indexes.runtime import import_runtime
 
@@ -61,7 +62,7 @@ class ProductScan:
             kept = _filter_sums(rows, wanted, stretch, sums, found, kept)
         return kept
 
-    def multiply(self, codes: NDArray[np.uint8], queries: NDArray[np.int8]) -> NDArray[np.int32]:
+    def multiply(self, codes: Octets, queries: NDArray[np.int8]) -> Sums:
         """Sums of codes times queries: int32[n, q]."""
         factors = queries.T if self._is_signed() else queries.T.view(np.uint8) ^ _SIGNED_ZERO
         if not hasattr(self._of_thread, "session"):
@@ -79,7 +80,7 @@ class ProductScan:
 
 @compiled
 def _filter_sums(
-    rows: Rows, wanted: Wanted, stretch: int, products: NDArray[np.int32], found: Found, kept: int
+    rows: Rows, wanted: Wanted, stretch: int, products: Sums, found: Found, kept: int
 ) -> int:
     """Adds the pairs of one stretch that reach their floors; `products` int32[rows, q]."""
     floors = np.empty(len(wanted.codes), np.int32)
@@ -105,9 +106,9 @@ def _filter_sums(
     return kept
 
 
-def _product(session: Any, codes: NDArray[np.uint8], factors: NDArray[Any]) -> NDArray[np.int32]:
+def _product(session: Any, codes: Octets, factors: NDArray[Any]) -> Sums:
     inputs = {"codes": codes, "queries": np.ascontiguousarray(factors)}
-    sums: NDArray[np.int32] = session.run(None, inputs)[0]
+    sums: Sums = session.run(None, inputs)[0]
     return sums
 
 
@@ -284,7 +285,7 @@ class Scanner:
         if self.reads_planes:
             codes.add_plane()
 
-    def wipe(self, codes: Codes, rows: NDArray[np.int64]) -> None:
+    def wipe(self, codes: Codes, rows: Ints) -> None:
         """Overwrites these rows wherever this scanner keeps them, after those of the codes."""
 
     def device_bytes(self, codes: Codes) -> int:  # noqa: ARG002
@@ -294,7 +295,7 @@ class Scanner:
     def gather(
         self,
         codes: Codes,
-        alive: NDArray[np.bool_],
+        alive: Flags,
         wanted: Wanted,
         finish: Callable[[Found], Part],
         first: int = 0,
@@ -317,7 +318,7 @@ class Scanner:
         done = self._share(rows, wanted, work, parts, gives_way=gives_way)
         return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
 
-    def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
+    def gather_best(self, codes: Codes, alive: Flags, wanted: Wanted) -> Found:
         """Gathers candidates for the k best, k as in `wanted.heaps`."""
         rows = codes.rows(alive)
         scan = self._scan_for(codes, rows, wanted)
@@ -439,5 +440,5 @@ def _found(scan: Scan, rows: Rows, wanted: Wanted, part: tuple[int, int], room: 
     return room[: scan(rows, wanted, *part, room)].copy()
 
 
-def _reaching(found: Found, levels: NDArray[np.int32]) -> Found:
+def _reaching(found: Found, levels: Sums) -> Found:
     return found[found[:, 2] >= levels[found[:, 1]]]

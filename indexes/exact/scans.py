@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import overwrite_when_freed
+from indexes.base import Doubles, Flags, Ints, overwrite_when_freed
 from indexes.exact.codes import HALF_STEP, HALF_ZERO
 from indexes.exact.intrinsics import (
     BLOCK,
@@ -43,6 +43,7 @@ from indexes.exact.kernels import (
     STRETCH,
     Found,
     Rows,
+    Sums,
     Wanted,
     keep,
     margin_of,
@@ -176,9 +177,7 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
 
 
 @compiled
-def _prepare_queries(
-    rows: Rows, wanted: Wanted
-) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
+def _prepare_queries(rows: Rows, wanted: Wanted) -> tuple[NDArray[np.int8], Ints, Doubles]:
     """Queries padded to the width of the plane, what 128 adds to their sums, and their lengths."""
     queries, dim = wanted.codes.shape
     factors = np.zeros((queries, 2 * rows.plane.halves.shape[1]), np.int8)
@@ -209,13 +208,8 @@ def _most_passing(dim: int) -> int:
 
 @compiled
 def _make_coarse(
-    rows: Rows,
-    wanted: Wanted,
-    zeros: NDArray[np.int64],
-    factors: NDArray[np.int8],
-    first: int,
-    last: int,
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    rows: Rows, wanted: Wanted, zeros: Ints, factors: NDArray[np.int8], first: int, last: int
+) -> tuple[Flags, Sums]:
     """Makes all sums of the half bytes for some queries first: which ones, and int32[q, rows].
 
     Those of which the k best are wanted and nothing is known yet: else the level rises so slowly
@@ -241,7 +235,7 @@ def _raise_level(
     first: int,
     last: int,
     factors: NDArray[np.int8],
-    coarse: NDArray[np.int32],
+    coarse: Sums,
 ) -> None:
     """Writes the half-byte sums of rows `first` to `last`, and raises the level by their best.
 
@@ -403,13 +397,7 @@ def scan_plain(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) 
 
 @compiled
 def _keep_reaching(
-    arrays: Any,
-    first_row: int,
-    first_query: int,
-    width: int,
-    sums: NDArray[np.int32],
-    found: Found,
-    kept: int,
+    arrays: Any, first_row: int, first_query: int, width: int, sums: Sums, found: Found, kept: int
 ) -> int:
     """Adds those pairs of some rows and so many queries, int32[rows * width], that reach.
 
@@ -429,7 +417,7 @@ def _keep_reaching(
 
 
 @compiled
-def _aligned_sums() -> NDArray[np.int32]:
+def _aligned_sums() -> Sums:
     """Room for those of 32 rows and as many queries, from a cache line on."""
     room = np.empty(BLOCK * BLOCK + TILE, np.int32)
     start = (-room.ctypes.data % STEP) // 4

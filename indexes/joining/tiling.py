@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import (
+    Flags,
     Ids,
     Positions,
     Scores,
@@ -124,9 +125,7 @@ class References:
     an id in two segments, `VectorInvalid` for segments of two dimensions.
     """
 
-    def __init__(
-        self, segments: Sequence[Exact8Segment], alive: Sequence[NDArray[np.bool_]]
-    ) -> None:
+    def __init__(self, segments: Sequence[Exact8Segment], alive: Sequence[Flags]) -> None:
         self.segments = tuple(segments)
         _one_dim(self.segments)
         sizes = [len(segment.row_ids) for segment in segments]
@@ -238,7 +237,7 @@ class Block:
             self.ids[chosen] = segment.row_ids[rows]
         self.alive = np.arange(len(self.codes.bytes)) < len(places)
         # Not those of now: rows may have been removed while they were gathered.
-        self._flags: list[NDArray[np.bool_]] = []
+        self._flags: list[Flags] = []
 
     def _gather(self, places: Positions) -> None:
         """Takes the codes that the segments have."""
@@ -266,7 +265,7 @@ class Block:
         """The vectors of these rows: float32[m, dim]."""
         return self._side.vectors(self._places[rows])
 
-    def unremoved(self, rows: Positions) -> NDArray[np.bool_]:
+    def unremoved(self, rows: Positions) -> Flags:
         """Which of these rows have not been removed from their segments since: bool[m]."""
         unremoved = np.empty(len(rows), np.bool_)
         for segment, chosen, own_rows in self._side.split(self._places[rows]):

@@ -8,9 +8,8 @@ from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indexes.base import Ids, Positions, Vectors, overwrite, overwrite_when_freed
+from indexes.base import Doubles, Floats, Ids, Positions, Vectors, overwrite, overwrite_when_freed
 from indexes.errors import SegmentsInvalid
 from indexes.exact.codes import Codes, code_limit, encode, rounded_up
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
@@ -284,9 +283,7 @@ def _limit_of(parts: Sequence[Part]) -> float:
     return limits.pop() if limits else code_limit(parts[0].dim)
 
 
-def _measure(
-    part: Part, places: Positions, limit: float
-) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
+def _measure(part: Part, places: Positions, limit: float) -> tuple[Floats | Doubles, float]:
     """The residuals of these rows, float64 where they are not rounded yet, and a length that none
     of them exceeds."""
     if isinstance(part, SealedView):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexes.base import (
     BEYOND_ANY_SCORE,
@@ -15,6 +14,8 @@ from indexes.base import (
     TILE_PRODUCTS,
     Certificate,
     CertifiedHits,
+    Doubles,
+    Flags,
     Hits,
     Ids,
     MemoryAccount,
@@ -100,7 +101,7 @@ class HeadView:
     head: Head
     stored_ids: Ids
     rows: Vectors
-    alive: NDArray[np.bool_]
+    alive: Flags
     count: int
 
     def __len__(self) -> int:
@@ -127,7 +128,7 @@ class HeadView:
         return self.head
 
     @property
-    def alive_now(self) -> NDArray[np.bool_]:
+    def alive_now(self) -> Flags:
         """The flags by now."""
         return self.head.view.alive
 
@@ -139,7 +140,7 @@ class HeadView:
         """A copy of everything alive, in the order of the rows: int64[n], float32[n, dim]."""
         return self.stored_ids[self.alive], overwrite_when_freed(self.rows[self.alive])
 
-    def find(self, keys: list[int]) -> tuple[Positions, NDArray[np.bool_]]:
+    def find(self, keys: list[int]) -> tuple[Positions, Flags]:
         """The row of each id, int64[n], and whether it is there, bool[n]."""
         beyond = len(self.alive)
         rows = np.array([self.head.row_of.get(key, beyond) for key in keys], np.int64)
@@ -168,9 +169,7 @@ class HeadView:
                 floors[part] = kth.astype(np.float64) - rounding_bound(rows.shape[1])
         return self.at_or_above(queries, floors)
 
-    def at_or_above(
-        self, queries: Vectors, floors: NDArray[np.float64]
-    ) -> tuple[Positions, Ids, Scores]:
+    def at_or_above(self, queries: Vectors, floors: Doubles) -> tuple[Positions, Ids, Scores]:
         """Scored pairs (query, id) that reach the floor of their query, in no order."""
         near = floors - rounding_bound(self.rows.shape[1])
         query_of, row_of = find_near(queries, self.rows, near)
@@ -190,7 +189,7 @@ class SealedView:
     """
 
     segment: Exact8Segment
-    alive: NDArray[np.bool_]
+    alive: Flags
     count: int
 
     @classmethod
@@ -199,7 +198,7 @@ class SealedView:
         return cls(segment, segment.alive, len(segment))
 
     @property
-    def alive_rows(self) -> NDArray[np.bool_]:
+    def alive_rows(self) -> Flags:
         """`alive` without the padding: bool[n]."""
         return self.alive[: len(self.segment.row_ids)]
 
@@ -223,7 +222,7 @@ class SealedView:
         return self.segment.codes
 
     @property
-    def alive_now(self) -> NDArray[np.bool_]:
+    def alive_now(self) -> Flags:
         """The flags by now."""
         return self.segment.alive
 
@@ -237,7 +236,7 @@ class SealedView:
     def __contains__(self, key: object) -> bool:
         return self.segment.holds(key, self.alive)
 
-    def find(self, ids: Ids) -> tuple[Positions, NDArray[np.bool_]]:
+    def find(self, ids: Ids) -> tuple[Positions, Flags]:
         """The row of each id, int64[n], and whether it is there, bool[n]."""
         return self.segment.find(ids, self.alive)
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indexes.base import Ids
+from indexes.base import Flags, Ids, Ints
 from indexes.errors import SearchInvalid
 from indexes.segmented.merging import SegmentsConfig
 
@@ -17,7 +16,7 @@ VIRTUAL_SHARDS = 4096
 NOWHERE = -1
 
 
-def virtual_shards_of(ids: Ids, count: int) -> NDArray[np.int64]:
+def virtual_shards_of(ids: Ids, count: int) -> Ints:
     """The virtual shard of each id, from 0 to `count` - 1: int64[n].
 
     The first number that SplitMix64 gives from the seed `id`, modulo the count, so that ids with a
@@ -35,7 +34,7 @@ def virtual_shards_of(ids: Ids, count: int) -> NDArray[np.int64]:
 class Placement:
     """The shard of each virtual shard, or `NOWHERE`: int64[virtual shards]."""
 
-    owners: NDArray[np.int64]
+    owners: Ints
 
     @classmethod
     def spread(cls, virtual_shards: int, shards: int) -> Placement:
@@ -47,11 +46,11 @@ class Placement:
         """One more than the last shard that has a virtual one."""
         return int(self.owners.max(initial=NOWHERE)) + 1
 
-    def virtual_shard_of(self, ids: Ids) -> NDArray[np.int64]:
+    def virtual_shard_of(self, ids: Ids) -> Ints:
         """The virtual shard of each id: int64[n]."""
         return virtual_shards_of(ids, len(self.owners))
 
-    def shard_of(self, ids: Ids) -> NDArray[np.int64]:
+    def shard_of(self, ids: Ids) -> Ints:
         """The shard of each id: int64[n]."""
         return self.owners[self.virtual_shard_of(ids)]
 
@@ -59,7 +58,7 @@ class Placement:
         """The virtual shards of a shard, a bit each; see `are_in`."""
         return np.packbits(self.owners == shard).tobytes()
 
-    def are_in(self, owned: bytes) -> NDArray[np.bool_]:
+    def are_in(self, owned: bytes) -> Flags:
         """Which virtual shards these octets of `owned` name, none if of another number: bool[n]."""
         count = len(self.owners)
         if len(owned) != -(-count // 8):

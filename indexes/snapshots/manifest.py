@@ -17,13 +17,11 @@ from hmac import HMAC
 from typing import Annotated, Literal, Protocol
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
-from numpy.typing import NDArray
 
+from indexes.base import Ints, Octets
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 
-Octets = NDArray[np.uint8]
 Buffer = bytes | memoryview
 
 
@@ -43,7 +41,7 @@ class FileSeal(Protocol):
         """Writes the run that was hidden at this offset to `plain`, uint8[n] of its size."""
         ...
 
-    def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:
+    def reveal_rows(self, hidden: Octets, offsets: Ints) -> Octets:
         """Many short runs at once, at any offsets: uint8[n, size] to uint8[n, size]."""
         ...
 

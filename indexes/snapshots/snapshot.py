@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexes.atomic_files import created, flush
-from indexes.base import Ids, Vectors, overwrite_when_freed
+from indexes.base import Flags, Ids, Vectors, overwrite_when_freed
 from indexes.errors import (
     IdInvalid,
     SnapshotDamaged,
@@ -287,7 +286,7 @@ class _Frame:
     """A gallery at one moment: its segments, and the references in no segment."""
 
     segments: tuple[Exact8Segment, ...]
-    alive: tuple[NDArray[np.bool_], ...]
+    alive: tuple[Flags, ...]
     removed_since: dict[str, float]
     ids: Ids
     vectors: Vectors

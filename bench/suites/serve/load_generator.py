@@ -18,13 +18,13 @@ import httptools
 import msgpack
 import numpy as np
 import uvloop
-from numpy.typing import NDArray
 
 from bench.suites.serve.fixtures import SEARCHER, Home, Person
 from bench.suites.serve.process import Worker
 from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
 from engine.registry.database import utc_now
+from indexes.base import Doubles, Flags, Floats
 
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""
@@ -67,7 +67,7 @@ class RequestWriter:
 
 LOST, OVERDUE = 0, -1
 """Instead of a status: the connection was lost, or there was no answer in time."""
-Seconds = NDArray[np.float64]
+Seconds = Doubles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +135,15 @@ class Record:
         return latency_s
 
     @property
-    def is_fine(self) -> NDArray[np.bool_]:
-        fine: NDArray[np.bool_] = (self.rows.status >= 200) & (self.rows.status < 300)
+    def is_fine(self) -> Flags:
+        fine: Flags = (self.rows.status >= 200) & (self.rows.status < 300)
         return fine
 
     @property
-    def is_refused(self) -> NDArray[np.bool_]:
+    def is_refused(self) -> Flags:
         """429 that says when to come again."""
         waits = ~np.isnan(self.rows.retry_after_s)
-        refused: NDArray[np.bool_] = (self.rows.status == 429) & waits
+        refused: Flags = (self.rows.status == 429) & waits
         return refused
 
     @property
@@ -175,7 +175,7 @@ class Record:
         rows, answered = self.rows[kept], int(came.sum())
         return Record(rows, bodies, end_s - start_s, self.cpu_share, answered)
 
-    def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
+    def quantile_ms(self, share: float, among: Flags | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""
         values_s = self.latency_s[self.is_fine if among is None else among]
         return float(np.quantile(values_s, share)) * 1e3 if len(values_s) else float("nan")
@@ -249,7 +249,7 @@ class Probes:
     """1:N items, and the faces that they show."""
 
     items: tuple[dict[str, Any], ...]
-    faces: NDArray[np.float32] = field(repr=False)
+    faces: Floats = field(repr=False)
 
 
 def draw_probes(home: Home, count: int, seed: int) -> Probes:

@@ -6,14 +6,13 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.judge import DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.matching.samples import ABSENT, Sample
-from indexes.base import exact_scores
+from indexes.base import Floats, exact_scores
 from schema.decisions import Comparison, Finding, PhotographRecord, SeenFrame
 from schema.reasons import Decision, Photograph, Reason
 
@@ -27,7 +26,7 @@ class FaceVector(NamedTuple):
     """A face as it is compared: a unit vector float32[d], the length of the mean that it is, 1 for
     one photograph, and whether the picture shows another."""
 
-    vector: NDArray[np.float32]
+    vector: Floats
     length: float = 1.0
     is_beside: bool = False
 
@@ -103,7 +102,7 @@ def _rank(frame: Sample) -> tuple[bool, bool, int, float]:
     return frame.is_usable, frame.vector is not None, -len(frame.problems), _score(frame)
 
 
-def measure_agreement(vectors: NDArray[np.float32]) -> float:
+def measure_agreement(vectors: Floats) -> float:
     """The least score that the frame closest to all others has with one of them: float32[n, d]."""
     count = len(vectors)
     rows, others = np.array(list(product(range(count), repeat=2))).T

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import structs
-from numpy.typing import NDArray
 
 from engine.accuracy.photographs import SUFFIXES
 from engine.errors import CalibrationError, ImageError, RequestError
@@ -26,6 +25,7 @@ from engine.registry.database import is_id
 from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import choose
 from engine.registry.store import Reader, Store
+from indexes.base import Floats, Octets
 from schema.decisions import SecondScores
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ class SecondModel:
     dim: int
     thresholds: Thresholds | None = None
 
-    def read_templates(
-        self, registry: Reader, reference_ids: Sequence[int]
-    ) -> dict[int, NDArray[np.float32]]:
+    def read_templates(self, registry: Reader, reference_ids: Sequence[int]) -> dict[int, Floats]:
         """Its templates of these references, of those that have one."""
         return registry.second_templates(reference_ids, self.digest, self.dim)
 
@@ -62,7 +60,7 @@ class SecondModel:
         portrait: Sample,
         evidence: Evidence,
         held: Sequence[int],
-        known: Mapping[int, NDArray[np.float32]],
+        known: Mapping[int, Floats],
         *,
         is_match: bool,
     ) -> SecondScores | None:
@@ -104,10 +102,7 @@ class SecondModel:
         return seen
 
     def _compare(
-        self,
-        faces: Faces,
-        candidates: Sequence[Candidate],
-        known: Mapping[int, NDArray[np.float32]],
+        self, faces: Faces, candidates: Sequence[Candidate], known: Mapping[int, Floats]
     ) -> list[Candidate]:
         """The candidates by its own scores, of those of which it has a template."""
         return [
@@ -118,7 +113,7 @@ class SecondModel:
             if alike is not None
         ]
 
-    def _vector_of(self, sample: Sample) -> NDArray[np.float32] | None:
+    def _vector_of(self, sample: Sample) -> Floats | None:
         second = sample.second
         is_its_own = second is not None and second.digest == self.digest and sample.is_usable
         return second.vector if second is not None and is_its_own else None
@@ -304,7 +299,7 @@ def fill_from_crops(store: Store, embedder: SecondEmbedder, actor: str) -> Fille
     return done
 
 
-def _read_crops(store: Store, ids: Sequence[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
+def _read_crops(store: Store, ids: Sequence[int]) -> Iterator[tuple[int, list[Octets]]]:
     from PIL import Image  # noqa: PLC0415 - takes a while to import
 
     for key, (document_id, enrollment_id) in store.origins_of(ids).items():
@@ -357,7 +352,7 @@ def fill_from_folder(
     return done
 
 
-def _is_face_of(sample: Sample, references: NDArray[np.float32], same_document: float) -> bool:
+def _is_face_of(sample: Sample, references: Floats, same_document: float) -> bool:
     assert sample.vector is not None
     score = score_best(sample.vector, references)
     return score is not None and score >= same_document

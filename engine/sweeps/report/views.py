@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from engine.faces.image_files import sniff_format
 from engine.formatting import count
@@ -31,6 +30,7 @@ from engine.sweeps.report.contents import (
     format_rate,
 )
 from engine.sweeps.risk import Week
+from indexes.base import Doubles, Floats, Ints
 from schema.sweeps import Group, Identity, Link
 
 _FOUND, _CHANCE, _BAND, _UNKNOWN = "#0072b2", "#d55e00", "#f6d3b8", "#7b8a9426"
@@ -54,10 +54,10 @@ class ScoreBins:
     `bound` the most strangers beyond it or the threshold.
     """
 
-    edges: NDArray[np.float64]
+    edges: Doubles
     below: int
-    found: NDArray[np.int64]
-    strangers: NDArray[np.float64]
+    found: Ints
+    strangers: Doubles
     ends_at: float
     bound: float
 
@@ -67,7 +67,7 @@ class ScoreBins:
 
 
 def count_scores(
-    scores: NDArray[np.float32], threshold: float, comparisons: int, curve: CalibrationCurve
+    scores: Floats, threshold: float, comparisons: int, curve: CalibrationCurve
 ) -> ScoreBins:
     """Counts the pairs in each bin, and the strangers that `comparisons` bring to it."""
     below = min(_BINS_BELOW, math.floor((threshold + 1) / BIN))
