@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -19,7 +19,6 @@ from sqlalchemy import (
     ForeignKey,
     Integer,
     LargeBinary,
-    Row,
     String,
     Table,
     bindparam,
@@ -47,7 +46,7 @@ from engine.registry.columns import (
     required,
     table_of,
 )
-from engine.registry.database import KEYS, Moment, Source, changing
+from engine.registry.database import KEYS, AnyRow, Moment, Source, changing
 from engine.registry.rows import (
     Change,
     RowValues,
@@ -417,7 +416,7 @@ class OutletReader(Source):
         """Every outlet that may enroll nobody, by code."""
         return list(open_each(self.rows(_RESTRICTED_OUTLETS), self._outlet))
 
-    def _outlet(self, row: Row[Any]) -> Outlet:
+    def _outlet(self, row: AnyRow) -> Outlet:
         require_authentic(self.vault, OUTLETS, row)
         require_authentic(self.vault, CARRIERS, row, _OF_CARRIER)
         time_zone = row.time_zone if row.time_zone is not None else row.carrier_time_zone
@@ -438,5 +437,5 @@ class KeyReader(Source):
         """Every key of the service, those no longer in force too, the oldest first."""
         return list(open_each(self.rows(_API_KEYS), self._api_key))
 
-    def _api_key(self, row: Row[Any]) -> ApiKey:
+    def _api_key(self, row: AnyRow) -> ApiKey:
         return read_as(ApiKey, require_authentic(self.vault, API_KEYS, row))

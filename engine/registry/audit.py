@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import takewhile
-from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     LargeBinary,
-    Row,
-    Select,
     String,
     Table,
     Text,
@@ -30,9 +26,12 @@ from engine.errors import ChainBroken, SchemaMismatch
 from engine.registry.columns import Code, JsonValue, RowNumber, metadata, required
 from engine.registry.database import (
     UNREADABLE,
+    AnyRow,
+    Condition,
     Json,
     Moment,
     Progress,
+    Query,
     Source,
     insert_rows,
     is_id,
@@ -182,7 +181,7 @@ _LAST_HASH = (
 _HEAD = select(DEPLOYMENT, _LAST.label("last_number"), _LAST_HASH.label("last_hash"))
 
 
-def read_head(connection: Connection) -> Row[Any]:
+def read_head(connection: Connection) -> AnyRow:
     """The deployment's row, with the last entry that is there and the hash of the head's."""
     return prepare(_HEAD, connection, {}).find(connection, {})[0]
 
@@ -192,7 +191,7 @@ def authenticate_head(vault: Vault, number: int, head: bytes, sequence: int) -> 
     return vault.authenticate("audit head", f"{number}:{sequence}:".encode() + head)
 
 
-def require_head(vault: Vault, row: Row[Any], least: int = 0) -> None:
+def require_head(vault: Vault, row: AnyRow, least: int = 0) -> None:
     """`ChainBroken` unless the chain ends at the head, which the key ring has authenticated, and
     has the `least` number that was seen before."""
     if row.audit_mac is None:
@@ -327,7 +326,7 @@ def _read_mends(reader: AuditReader) -> list[object]:
     return [broken for breaks in found if isinstance(breaks, list) for broken in breaks]
 
 
-def find_end(connection: Connection, head: Row[Any]) -> tuple[int, bytes]:
+def find_end(connection: Connection, head: AnyRow) -> tuple[int, bytes]:
     """The end of the trail, whatever the head says: the highest number, and the last hash."""
     last = head.last_number or 0
     return max(last, head.audit_number), hash_at(connection, last) or GENESIS
@@ -336,7 +335,7 @@ def find_end(connection: Connection, head: Row[Any]) -> tuple[int, bytes]:
 _EPOCH, _DAMAGED = datetime.fromtimestamp(0, UTC), "damaged"
 
 
-def record_of(row: Row[Any]) -> AuditRecord:
+def record_of(row: AnyRow) -> AuditRecord:
     """A row of the trail as a record; one that cannot be read says so, and breaks the chain."""
     if UNREADABLE in row:
         return AuditRecord(row.number, _EPOCH, AuditEntry(_DAMAGED, _DAMAGED, "", {}), b"")
@@ -401,14 +400,14 @@ def read_audit(
     return found[::-1] if is_newest else found
 
 
-def _is_by(actor: str) -> ColumnElement[bool]:
+def _is_by(actor: str) -> Condition:
     column, any_id = AUDIT.c.actor, "_" * CREDENTIAL_ID_LENGTH
     name = actor.replace("/", "//").replace("%", "/%").replace("_", "/_")
     of_person = (column.like(f"{name} ({what}:{any_id})", escape="/") for what in CREDENTIALS)
     return or_(column == actor, *of_person)
 
 
-def _is_named(subject: str) -> ColumnElement[bool]:
+def _is_named(subject: str) -> Condition:
     """True where the detail names it: an id anywhere, as in `case:<id>`, else a whole text."""
     text = subject if is_id(subject) else json.dumps(subject, ensure_ascii=False)
     return cast(AUDIT.c.detail, Text).contains(text, autoescape=True)
@@ -450,7 +449,7 @@ def _moment_of(reader: AuditReader, number: int) -> datetime:
     return found
 
 
-def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
+def _windows(wanted: Query, after: int | None, head: int) -> Iterator[Query]:
     """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
     starts = range(after or 0, head, WINDOW_ENTRIES)
     for start in starts if after is not None else reversed(starts):

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from sqlalchemy import Row, String, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy import String, and_, bindparam, case, exists, func, or_, select
 
 from engine.registry.accounts import CARRIERS
 from engine.registry.columns import KEY, ActorName, CarrierCode, Id, LineId, Of, table_of
-from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, is_id
+from engine.registry.database import KEYS, UNREADABLE, AnyRow, Json, Moment, Source, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
     NewEvent,
@@ -203,13 +203,13 @@ class LifeReader(Source):
 
     def list_lines(
         self, campaign_id: str, state: CampaignLineState, after: str, most: int
-    ) -> list[Row[Any]]:
+    ) -> list[AnyRow]:
         """Lines of a campaign in one state, by id, beyond the id `after`: `line_id` and `at`."""
         query = _OF_CAMPAIGN.where(CAMPAIGN_LINES.c.line_id > after, _STATE.in_([state.value]))
         query = query.order_by(CAMPAIGN_LINES.c.line_id)
         return open_some(self, query, most, self._named_line, campaign=campaign_id)
 
-    def _named_line(self, row: Row[Any]) -> Row[Any]:
+    def _named_line(self, row: AnyRow) -> AnyRow:
         return require_authentic(self.vault, CAMPAIGN_LINES, row, _NAMED_LINE)
 
     def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
@@ -242,8 +242,8 @@ class LifeReader(Source):
         ids = [row.id for row in self.rows(query.order_by(seen.c.id))]
         return [one for one in ids if one is not UNREADABLE], last
 
-    def _asked(self, row: Row[Any]) -> Reverification:
+    def _asked(self, row: AnyRow) -> Reverification:
         return read_as(Reverification, require_authentic(self.vault, REVERIFICATIONS, row))
 
-    def _campaign(self, row: Row[Any]) -> Campaign:
+    def _campaign(self, row: AnyRow) -> Campaign:
         return read_as(Campaign, require_authentic(self.vault, CAMPAIGNS, row))

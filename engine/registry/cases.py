@@ -10,7 +10,6 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
-    Row,
     String,
     Table,
     bindparam,
@@ -45,7 +44,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, Moment, Source, chunks, is_id
+from engine.registry.database import KEYS, AnyRow, Moment, Source, chunks, is_id
 from engine.registry.documents import DOCUMENTS
 from engine.registry.rows import (
     Change,
@@ -318,7 +317,7 @@ _STILL_ALIVE = select(CASES.c.id).where(
 _LAST_NOTE = select(func.max(CASE_NOTES.c.id))
 
 
-def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
+def case_of(vault: Vault, row: AnyRow) -> CaseRecord:
     return read_as(CaseRecord, require_authentic(vault, CASES, row))
 
 
@@ -468,5 +467,5 @@ class CaseReader(Source):
             cases_of_one.sort(key=lambda case: (case.opened_at, case.id), reverse=True)
         return found
 
-    def _text(self, row: Row[Any]) -> str:
+    def _text(self, row: AnyRow) -> str:
         return "" if row.text is None else self.vault.open(CASE_NOTE, row.id, row.text).decode()

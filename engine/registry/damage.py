@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import Connection, Table, func, select
 
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
@@ -28,6 +28,7 @@ from engine.registry.audit import (
 from engine.registry.cases import CASE_DOCUMENTS, CASES
 from engine.registry.database import (
     CHUNK_ROWS,
+    AnyRow,
     Progress,
     chunks,
     long_statements,
@@ -141,7 +142,7 @@ _COUNTED = {
     "watchlist.added": WATCHLIST,
 }
 """Tables that have exactly one row for each entry of an action."""
-_STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
+_STATES: dict[str, tuple[Table, Callable[[AnyRow], bool]]] = {
     "document.blocked": (DOCUMENTS, lambda row: row.blocked_at is not None),
     "document.unblocked": (DOCUMENTS, lambda row: row.blocked_at is None),
     DOCUMENT_ERASED: (DOCUMENTS, lambda row: row.status == "erased"),
@@ -235,7 +236,7 @@ def _check_structure(reader: AuditReader, is_alone: bool) -> Iterator[str]:
         yield f"{_TREE}{error}"
 
 
-def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:
+def _check_rows(vault: Vault, table: Table, rows: Sequence[AnyRow]) -> Iterator[str]:
     if "mac" in table.columns:
         for row in rows:
             if not is_authentic(vault, table, values_of(row)):
@@ -257,7 +258,7 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
                     yield f"{table.name}: {name} is not under the look-up of what it holds"
 
 
-def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
+def _check_origins(reader: AuditReader, rows: Sequence[AnyRow]) -> Iterator[str]:
     (deployment,) = reader.rows(select(DEPLOYMENT))
     for row in rows:
         if (row.model_digest, row.rotation_id) != (deployment.model_digest, deployment.rotation_id):
@@ -266,7 +267,7 @@ def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[st
             yield f"references: row {row.id} is of a sequence that was never reached"
 
 
-def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
+def _check_named(reader: AuditReader, rows: Sequence[AnyRow]) -> Iterator[str]:
     """Checks that `case_documents` says of these cases what their own rows do, which have a code:
     else a decision would not see that a document is in an open case."""
     for keys in chunks([row.id for row in rows]):
@@ -285,7 +286,7 @@ def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]
                 )
 
 
-def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:
+def _is_found(vault: Vault, table: Table, row: AnyRow, opened: bytes) -> bool:
     """True where the keyed look-ups of a row are of the value that is sealed in it."""
     if table is LINES:
         return bool(row.msisdn_lookup == vault.look_up("msisdn", opened.decode()))

@@ -19,6 +19,7 @@ import msgspec
 from sqlalchemy import (
     URL,
     BindParameter,
+    ColumnElement,
     Connection,
     Date,
     Dialect,
@@ -82,6 +83,9 @@ def utc_now() -> datetime:
 
 
 Json = Mapping[str, Any]
+AnyRow = Row[Any]
+Query = Select[Any]
+Condition = ColumnElement[bool]
 Progress = Callable[[int, int], object]
 """Hears now and then how much is done, and of how much."""
 
@@ -552,7 +556,7 @@ class Prepared:
         self._given = {key: one for key, one in state.parameters.items() if key not in values}
         self._encoders = [(one, encoders[one]) for one in state.positiontup or state.parameters]
         self._types = [one.type.dialect_impl(dialect) for one in statement.exported_columns]
-        self._make: Callable[[Any], Row[Any]] | None = None
+        self._make: Callable[[Any], AnyRow] | None = None
         self._decoders: list[Callable[[Any], Any] | None] = []
 
     def change(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -568,7 +572,7 @@ class Prepared:
                 cursor.executemany(self._text, given)
             return cursor.rowcount
 
-    def find(self, connection: Connection, values: Mapping[str, Any]) -> list[Row[Any]]:
+    def find(self, connection: Connection, values: Mapping[str, Any]) -> list[AnyRow]:
         """The rows that it finds."""
         for name, keys in self._lists:
             values = {**values, **dict(zip(keys, values[name], strict=True))}
@@ -649,12 +653,12 @@ class Source:
     def engine(self) -> Engine:
         return self._engine
 
-    def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
+    def rows(self, query: Query, **values: object) -> Sequence[AnyRow]:
         """The rows that the query finds, for these values of its parameters."""
         with reading(self._place) as connection:
             return connection.execute(query, values).all()
 
-    def _columns(self, query: Select[Any], **values: object) -> list[tuple[Any, ...]]:
+    def _columns(self, query: Query, **values: object) -> list[tuple[Any, ...]]:
         """The same by column, as the driver has the values and without a row object for each: of
         numbers, texts and bytes. Empty where nothing is found."""
         with reading(self._place) as connection:
@@ -666,12 +670,12 @@ class Source:
                 raise translate(error) from None
             return list(zip(*found, strict=True))
 
-    def _first(self, query: Select[Any], **values: object) -> Row[Any] | None:
+    def _first(self, query: Query, **values: object) -> AnyRow | None:
         return next(iter(self.rows(query, **values)), None)
 
     def _rows_of(
-        self, statement: Select[Any], keys: Sequence[object], **values: object
-    ) -> Iterator[Row[Any]]:
+        self, statement: Query, keys: Sequence[object], **values: object
+    ) -> Iterator[AnyRow]:
         wanted = dict.fromkeys(one for one in keys if one is not UNREADABLE)
         for chunk in map(list, chunks(list(wanted))):
             # Of few lengths: the last is asked for again.

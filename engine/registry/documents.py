@@ -9,18 +9,7 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Annotated, Any, Self
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Row,
-    Select,
-    String,
-    bindparam,
-    case,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import BigInteger, CheckConstraint, String, bindparam, case, func, or_, select
 
 from engine.errors import ConsentWithdrawn, NotFound, SealBroken
 from engine.registry.audit import AuditEntry
@@ -38,7 +27,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, Moment, Source, is_id
+from engine.registry.database import KEYS, AnyRow, Moment, Query, Source, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
@@ -78,7 +67,7 @@ class Identity:
 _IDENTITY = "documents.identity"
 
 
-def open_identity(vault: Vault, row: Row[Any]) -> Identity:
+def open_identity(vault: Vault, row: AnyRow) -> Identity:
     return Identity(*json.loads(vault.open(_IDENTITY, row.id, row.identity)))
 
 
@@ -341,9 +330,9 @@ _OF_REFERENCE = "reference_"
 """How the columns of a reference are labelled beside those of its document."""
 
 
-def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
+def gather_documents(vault: Vault, rows: Iterable[AnyRow]) -> list[DocumentRecord]:
     """Documents joined with their live references: a row for each, or one without any."""
-    first: dict[str, Row[Any]] = {}
+    first: dict[str, AnyRow] = {}
     reference_ids: dict[str, list[int]] = {}
     for row in rows:
         first.setdefault(row.id, row)
@@ -421,7 +410,7 @@ class DocumentReader(Source):
         """Every document whose erasure waits for open cases, what is due first."""
         return self._list_documents(_AWAITING_ERASURE)
 
-    def _list_documents(self, query: Select[Any]) -> list[DocumentRecord]:
+    def _list_documents(self, query: Query) -> list[DocumentRecord]:
         of_each = [list(rows) for _, rows in groupby(self.rows(query), attrgetter("id"))]
         found = open_each(of_each, partial(gather_documents, self.vault))
         return list(chain.from_iterable(found))

@@ -9,10 +9,8 @@ from msgspec import convert, json, structs
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ColumnElement,
     Connection,
     Index,
-    Row,
     String,
     bindparam,
     delete,
@@ -40,7 +38,17 @@ from engine.registry.columns import (
     partial_index,
     table_of,
 )
-from engine.registry.database import AHEAD, KEYS, UNREADABLE, Source, chunks, is_id, utc_now
+from engine.registry.database import (
+    AHEAD,
+    KEYS,
+    UNREADABLE,
+    AnyRow,
+    Condition,
+    Source,
+    chunks,
+    is_id,
+    utc_now,
+)
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
@@ -242,7 +250,7 @@ class Tally(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        known: dict[str, Row[Any]] = {}
+        known: dict[str, AnyRow] = {}
         for part in chunks(sorted({one.name for one in written})):
             found = select(TALLIES).where(TALLIES.c.name.in_(part))
             known |= {row.name: row for row in to.connection.execute(found)}
@@ -278,7 +286,7 @@ HOLDER_TALLY, SHOWN_TALLY, TRIES_TALLY = "holder", "shown", "tries"
 """How the name of a count about a document begins; its id follows, or its look-up."""
 
 
-def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
+def tally_of(document_id: str, lookup: bytes | None) -> Condition:
     """Which counts are about a document, whoever's."""
     keys = [document_id, *([] if lookup is None else [lookup.hex()])]
     name = TALLIES.c.name
@@ -289,7 +297,7 @@ def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
     return or_(name.in_(exact), *map(name.startswith, starts))
 
 
-def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
+def _leaked(vault: Vault, row: AnyRow, one: Tally, at: datetime) -> float:
     """The rest of a count."""
     if not is_authentic(vault, TALLIES, values_of(row)):
         return 0.0

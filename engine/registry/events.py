@@ -25,11 +25,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sqlalchemy import (
     BigInteger,
     Column,
-    ColumnElement,
     Connection,
     ForeignKey,
     Index,
-    Row,
     String,
     Table,
     and_,
@@ -54,7 +52,17 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import Moment, Source, changing, chunks, insert_rows, new_id, prepare
+from engine.registry.database import (
+    AnyRow,
+    Condition,
+    Moment,
+    Source,
+    changing,
+    chunks,
+    insert_rows,
+    new_id,
+    prepare,
+)
 from engine.registry.rows import (
     NewEvent,
     is_authentic,
@@ -184,7 +192,7 @@ def read_events(
     return found[:limit]
 
 
-def is_of_type(types: Sequence[EventType]) -> ColumnElement[bool]:
+def is_of_type(types: Sequence[EventType]) -> Condition:
     """Rows that hold an event of one of these types."""
     found = EVENTS.c.type.in_([one.value for one in types])
     if EventType.LINE_OPENED in types:
@@ -207,12 +215,12 @@ def read_these(source: Source, numbers: Iterable[int]) -> dict[int, Event]:
     }
 
 
-def _events_in(vault: Vault, rows: Iterable[Row[Any]]) -> Iterator[Event]:
+def _events_in(vault: Vault, rows: Iterable[AnyRow]) -> Iterator[Event]:
     """The events of rows, in their order."""
     return chain.from_iterable(open_each(rows, partial(_events_of, vault)))
 
 
-def _events_of(vault: Vault, row: Row[Any]) -> list[Event]:
+def _events_of(vault: Vault, row: AnyRow) -> list[Event]:
     """The event of a row, or its two."""
     require_authentic(vault, EVENTS, row)
     data = _decode(vault.open(EVENT_DATA, row.id, row.data))
@@ -401,12 +409,8 @@ def put_cursor(connection: Connection, vault: Vault, name: str, number: int) -> 
 
 
 def _change_cursor(
-    connection: Connection,
-    vault: Vault,
-    name: str,
-    condition: ColumnElement[bool],
-    values: Mapping[str, Any],
-) -> Row[Any] | None:
+    connection: Connection, vault: Vault, name: str, condition: Condition, values: Mapping[str, Any]
+) -> AnyRow | None:
     """The cursor after the change, with its code; None where the condition does not hold, or it is
     damaged."""
     found = select(CURSORS).where(CURSORS.c.name == name)

@@ -10,8 +10,6 @@ from sqlalchemy import (
     CheckConstraint,
     Connection,
     Index,
-    Row,
-    Select,
     String,
     bindparam,
     func,
@@ -36,7 +34,7 @@ from engine.registry.columns import (
     partial_index,
     table_of,
 )
-from engine.registry.database import KEYS, Source, chunks, new_id
+from engine.registry.database import KEYS, AnyRow, Query, Source, chunks, new_id
 from engine.registry.rows import (
     Change,
     Deleted,
@@ -299,7 +297,7 @@ def tell_of_line(to: Transaction, kind: EventType, line: Any, data: dict[str, An
     to.events.append(NewEvent(kind, line.id, line.carrier, data, line.document_id))
 
 
-def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
+def line_of(vault: Vault, row: AnyRow) -> LineRecord:
     return read_as(LineRecord, require_authentic(vault, LINES, row), msisdn=None)
 
 
@@ -377,7 +375,7 @@ class LineReader(Source):
         rows = self._rows_of(_COUNTS, document_ids)
         return Counter({(row.document_id, row.carrier): row.lines for row in rows})
 
-    def opened_since(self, document_ids: Sequence[str], since: datetime) -> list[Row[Any]]:
+    def opened_since(self, document_ids: Sequence[str], since: datetime) -> list[AnyRow]:
         """Of lines of these that were opened later, closed ones too, `document_id`, `opened_at`."""
         return list(self._rows_of(_OPENED, document_ids, since=since))
 
@@ -399,7 +397,7 @@ class LineReader(Source):
         return self._lines_by_document(_LINES_OF_EACH, document_ids)
 
     def _lines_by_document(
-        self, query: Select[Any], document_ids: Sequence[str]
+        self, query: Query, document_ids: Sequence[str]
     ) -> dict[str, list[LineRecord]]:
         found: dict[str, list[LineRecord]] = {key: [] for key in document_ids}
         for row in self._rows_of(query, document_ids):
@@ -411,7 +409,7 @@ class LineReader(Source):
         rows = self._rows_of(_NUMBERS, line_ids)
         return dict(open_each((row for row in rows if row.msisdn is not None), self._number))
 
-    def _number(self, row: Row[Any]) -> tuple[str, str]:
+    def _number(self, row: AnyRow) -> tuple[str, str]:
         return row.id, self.vault.open("lines.msisdn", row.id, row.msisdn).decode()
 
     def events_of_line(self, line_id: str, most: int = 500) -> list[LineEvent]:
@@ -436,5 +434,5 @@ class LineReader(Source):
         given = [one.value for one in kinds]
         return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
 
-    def _event(self, row: Row[Any]) -> LineEvent:
+    def _event(self, row: AnyRow) -> LineEvent:
         return read_as(LineEvent, require_authentic(self.vault, LINE_EVENTS, row))

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import Annotated, Any, Self
 
 import msgspec
-from sqlalchemy import Index, Row, String, Table, bindparam, func, or_, select, text, update
+from sqlalchemy import Index, String, Table, bindparam, func, or_, select, text, update
 
 from engine.registry.columns import (
     INDEXED,
@@ -22,7 +22,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, Source
+from engine.registry.database import KEYS, AnyRow, Source
 from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
@@ -387,5 +387,5 @@ class PeopleReader(Source):
         rows = self._authentic(GUARDIANSHIPS, _GUARDED, line_ids)
         return {row.line_id: read_as(Guardianship, row) for row in rows}
 
-    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> Iterator[Row[Any]]:
+    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> Iterator[AnyRow]:
         return authentic_rows(self.vault, table, self._rows_of(query, keys))

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Row,
     Text,
     and_,
     bindparam,
@@ -41,7 +40,7 @@ from engine.registry.cases import (
     CropRecord,
     case_of,
 )
-from engine.registry.database import KEYS, Moment, Source, is_id, utc_now
+from engine.registry.database import KEYS, AnyRow, Condition, Moment, Source, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
 from engine.registry.references import REFERENCES
@@ -119,7 +118,7 @@ class CaseFilter:
     overdue_at: datetime | None = None
     fraud_in_use: bool = False
 
-    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
+    def terms(self, due: DueDates) -> Iterator[Condition]:
         """As terms of a query."""
         if self.state is not None:
             states = [self.state] if isinstance(self.state, CaseState) else self.state
@@ -169,7 +168,7 @@ class AttemptFilter:
     case: CaseFilter | None = None
     oldest_first: bool = False
 
-    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
+    def terms(self, due: DueDates) -> Iterator[Condition]:
         """As terms of a query."""
         attempts = ENROLLMENTS.c
         yield attempts.outlet == self.outlet
@@ -188,7 +187,7 @@ class AttemptFilter:
             )
 
 
-def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> ColumnElement[bool]:
+def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> Condition:
     return or_(
         exists().where(
             CASE_DOCUMENTS.c.case_id == CASES.c.id,
@@ -199,9 +198,7 @@ def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> ColumnE
     )
 
 
-def _is_below(
-    key: ColumnElement[Any], value: object, case_id: str, descends: bool
-) -> ColumnElement[bool]:
+def _is_below(key: ColumnElement[Any], value: object, case_id: str, descends: bool) -> Condition:
     further, beside = (
         (key < value, CASES.c.id < case_id) if descends else (key > value, CASES.c.id > case_id)
     )
@@ -364,7 +361,7 @@ class CropReader(Source):
             found[row.document_id].append(face)
         return found
 
-    def _face(self, row: Row[Any]) -> tuple[Row[Any], Face]:
+    def _face(self, row: AnyRow) -> tuple[AnyRow, Face]:
         if row.attempt_id is not None:
             require_authentic(self.vault, ENROLLMENTS, row, _OF_ATTEMPT)
         # Crops of before there was a column for it came in when they were decided on.
@@ -372,7 +369,7 @@ class CropReader(Source):
         told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
         return row, Face(crop, *told)
 
-    def _crop(self, row: Row[Any], **known: Any) -> CropRecord:
+    def _crop(self, row: AnyRow, **known: Any) -> CropRecord:
         # Or a face could be put under another document, and its holder be taken for it.
         require_authentic(self.vault, CROPS, row)
         image = self.vault.open(CROP_IMAGE, row.id, row.image)

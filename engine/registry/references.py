@@ -14,7 +14,6 @@ from sqlalchemy import (
     Engine,
     ForeignKey,
     Index,
-    Row,
     String,
     Table,
     bindparam,
@@ -37,7 +36,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, Source, chunks, long_statements, reading
+from engine.registry.database import KEYS, AnyRow, Source, chunks, long_statements, reading
 from engine.registry.rows import (
     Change,
     RowValues,
@@ -260,7 +259,7 @@ _FILL = (
 )
 
 
-def name_sealed(table: Table, row: Row[Any]) -> str:
+def name_sealed(table: Table, row: AnyRow) -> str:
     """The name of a row in its seals."""
     if table is REFERENCES:
         return name_reference(row.id, row.document_id)
@@ -397,7 +396,7 @@ class ReferenceReader(Source):
 
     def templates_of(self, document_ids: Sequence[str]) -> dict[str, Floats]:
         """The live references of each document that has any: rotated unit rows float32[n, dim]."""
-        found: dict[str, list[Row[Any]]] = {}
+        found: dict[str, list[AnyRow]] = {}
         for row in self._rows_of(_TEMPLATES_OF, document_ids):
             found.setdefault(row.document_id, []).append(row)
         return {
@@ -417,7 +416,7 @@ class ReferenceReader(Source):
     def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, Floats]:
         """The faces of these attempts under documents that had no reference, by document: rotated
         unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
-        found: dict[str, list[Row[Any]]] = {}
+        found: dict[str, list[AnyRow]] = {}
         rows = self._rows_of(_SHOWN, enrollment_ids)
         for row in authentic_rows(self.vault, ATTEMPT_TEMPLATES, rows):
             found.setdefault(row.document_id, []).append(row)

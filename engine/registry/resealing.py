@@ -18,10 +18,8 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Engine,
-    Row,
     Table,
     and_,
     bindparam,
@@ -34,7 +32,17 @@ from sqlalchemy import (
 from engine.errors import KeyRingError, RequestError, SealBroken
 from engine.registry import deployment, store
 from engine.registry.audit import AuditEntry, AuditReader, read_head
-from engine.registry.database import Progress, check, chunks, connected, reading, untold, utc_now
+from engine.registry.database import (
+    AnyRow,
+    Condition,
+    Progress,
+    check,
+    chunks,
+    connected,
+    reading,
+    untold,
+    utc_now,
+)
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.keyring import KeyRing
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, RemovedReference, name_sealed
@@ -114,17 +122,17 @@ def _count_left(writer: Writer, column: Column[Any]) -> int:
     return int(writer.rows(query)[0][0])
 
 
-def _is_left(column: Column[Any], vault: Vault) -> ColumnElement[bool]:
+def _is_left(column: Column[Any], vault: Vault) -> Condition:
     active = key_header(vault.active_data_version)
     return and_(column.is_not(None), header_of(column) != active)
 
 
 def _seal_again(
-    vault: Vault, table: Table, column: Column[Any], rows: Sequence[Row[Any]]
+    vault: Vault, table: Table, column: Column[Any], rows: Sequence[AnyRow]
 ) -> list[dict[str, Any]]:
     place = f"{table.name}.{column.name}"
 
-    def seal(row: Row[Any]) -> dict[str, Any]:
+    def seal(row: AnyRow) -> dict[str, Any]:
         name = name_sealed(table, row)
         return {
             "key": row.id,
@@ -151,7 +159,7 @@ def exchange_references(
     reader: AuditReader,
     entry: AuditEntry,
     rotation_id: str,
-    exchange: Callable[[Connection, Sequence[Row[Any]]], None],
+    exchange: Callable[[Connection, Sequence[AnyRow]], None],
     progress: Progress,
 ) -> None:
     """Has `exchange` give every reference a template of the model that is the entry's subject, in
@@ -240,7 +248,7 @@ def _switch(
         begin_exchange(engine, vault, AuditEntry(actor, "model.switching", after, said), marker)
     rotation_id = vault.of_dimension(dim).rotation_id
 
-    def switch(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    def switch(connection: Connection, rows: Sequence[AnyRow]) -> None:
         held = [row for row in rows if row.template is not None]
         _exchange(connection, vault, REFERENCES, held, before)
 
@@ -285,7 +293,7 @@ def _require_ready(reader: Reader, after: str, *, may_lack_references: bool = Fa
 
 
 def _exchange(
-    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], before: str
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[AnyRow], before: str
 ) -> None:
     """Seals each of two templates of a row for the other's place."""
     first, second = "template", "second_template"
@@ -310,7 +318,7 @@ def _exchange(
         )
 
 
-def _seal_for(vault: Vault, table: Table, row: Row[Any], source: str, target: str) -> bytes | None:
+def _seal_for(vault: Vault, table: Table, row: AnyRow, source: str, target: str) -> bytes | None:
     try:
         opened = _open(vault, table, source, row)
     except SealBroken:
@@ -319,7 +327,7 @@ def _seal_for(vault: Vault, table: Table, row: Row[Any], source: str, target: st
     return vault.seal(f"{table.name}.{target}", name_sealed(table, row), opened)
 
 
-def _open(vault: Vault, table: Table, column: str, row: Row[Any]) -> bytes:
+def _open(vault: Vault, table: Table, column: str, row: AnyRow) -> bytes:
     return vault.open(f"{table.name}.{column}", name_sealed(table, row), row._mapping[column])
 
 

@@ -37,7 +37,7 @@ from engine.registry.cases import (
     case_of,
     erase_notes,
 )
-from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks
+from engine.registry.database import KEYS, UNREADABLE, Condition, Json, Moment, Source, chunks
 from engine.registry.documents import CERTIFIED, DOCUMENTS
 from engine.registry.enrollments import (
     ENROLLMENTS,
@@ -259,7 +259,7 @@ _REJECTED: ColumnElement[str] = literal_column("'rejected'")
 _REVIEW: ColumnElement[str] = literal_column("'review'")
 _ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
 _CLOSED: ColumnElement[str] = literal_column("'closed'")
-_IS_MARKED: ColumnElement[bool] = literal_column(f"number % {EVENTS_MARKED} < 2")
+_IS_MARKED: Condition = literal_column(f"number % {EVENTS_MARKED} < 2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,17 +356,17 @@ class _Rule:
 
     key: Column[Any]
     dated: Column[Any]
-    is_due: Callable[[Until, Hold], ColumnElement[bool]] | None = None
+    is_due: Callable[[Until, Hold], Condition] | None = None
     wipe: Wipe | None = None
     document: Column[Any] | None = None
     order: tuple[Column[Any], ...] = ()
     """By `dated`, where none is given."""
 
-    def find_due(self, kind: Retained, until: Until, hold: Hold) -> ColumnElement[bool]:
+    def find_due(self, kind: Retained, until: Until, hold: Hold) -> Condition:
         """True where the row's time is over."""
         return self.dated <= until[kind] if self.is_due is None else self.is_due(until, hold)
 
-    def find_held(self, kind: Retained, until: Until, hold: Hold) -> ColumnElement[bool]:
+    def find_held(self, kind: Retained, until: Until, hold: Hold) -> Condition:
         """True where an open case needs the row, and its hold is not over."""
         if self.document is None:
             return false()
@@ -381,14 +381,12 @@ _LOOKED_INTO = (
 )
 
 
-def _is_held(
-    document: Column[Any], dated: Column[Any], until: datetime, hold: Hold
-) -> ColumnElement[bool]:
+def _is_held(document: Column[Any], dated: Column[Any], until: datetime, hold: Hold) -> Condition:
     is_needed = and_(document.is_not(None), document.in_(_LOOKED_INTO))
     return is_needed if hold is None else and_(is_needed, dated > until - hold)
 
 
-def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
+def _due_reviews(until: Until, _: Hold) -> Condition:
     """Counted from the close of the case that they opened or went into, where that is later: what
     people have decided on can be looked at for as long as what the rules have."""
     is_newly_closed = exists().where(
@@ -399,7 +397,7 @@ def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
     return and_(_has_stayed(_REVIEW, until[Retained.REVIEWS]), ~is_newly_closed)
 
 
-def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[bool]:
+def _has_stayed(decision: ColumnElement[str], until: datetime) -> Condition:
     return and_(
         ENROLLMENTS.c.decision == decision,
         ENROLLMENTS.c.expired_at.is_(None),
@@ -407,7 +405,7 @@ def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[
     )
 
 
-def _due_documents(until: Until, hold: Hold) -> ColumnElement[bool]:
+def _due_documents(until: Until, hold: Hold) -> Condition:
     """Attempted, and no attempt under it stays."""
     has_left = ENROLLMENTS.c.expired_at.is_not(None)
     leaves = or_(
@@ -429,13 +427,13 @@ def _due_documents(until: Until, hold: Hold) -> ColumnElement[bool]:
     )
 
 
-_DUE_ATTEMPTS: dict[Retained, Callable[[Until, Hold], ColumnElement[bool]]] = {
+_DUE_ATTEMPTS: dict[Retained, Callable[[Until, Hold], Condition]] = {
     Retained.ATTEMPTS: lambda until, _: _has_stayed(_REJECTED, until[Retained.ATTEMPTS]),
     Retained.REVIEWS: _due_reviews,
 }
 
 
-def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
+def _due_lines(until: Until, _: Hold) -> Condition:
     return and_(
         LINES.c.status == _CLOSED,
         LINES.c.msisdn.is_not(None),
@@ -443,7 +441,7 @@ def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
     )
 
 
-def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
+def _due_events(until: Until, _: Hold) -> Condition:
     """Those up to the last marked row of that time, and those after it that are as old, but the
     newest of all: numbers go on from it, and places in the feed are known by it."""
     number = EVENTS.c.number

@@ -23,8 +23,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
-    Row,
-    Select,
     Table,
     Update,
     bindparam,
@@ -42,7 +40,10 @@ from engine.errors import SealBroken
 from engine.registry.database import (
     KEYS,
     UNREADABLE,
+    AnyRow,
+    Condition,
     Moment,
+    Query,
     Source,
     change_one,
     chunks,
@@ -134,7 +135,7 @@ def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
         return False
 
 
-def values_of(row: Row[Any], prefix: str = "") -> RowValues:
+def values_of(row: AnyRow, prefix: str = "") -> RowValues:
     """A row's values by column, or of the columns whose labels begin so."""
     if not prefix:
         return cast("RowValues", row._mapping)
@@ -142,7 +143,7 @@ def values_of(row: Row[Any], prefix: str = "") -> RowValues:
     return {name[start:]: value for name, value in row._mapping.items() if name.startswith(prefix)}
 
 
-def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "") -> Row[Any]:
+def require_authentic(vault: Vault, table: Table, row: AnyRow, prefix: str = "") -> AnyRow:
     """The row; `SealBroken` where it was altered, or its part of that prefix."""
     if not is_authentic(vault, table, values_of(row, prefix)):
         vault.set_aside.add(table.name, name_row(table, row, prefix))
@@ -153,7 +154,7 @@ def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "
     return row
 
 
-def name_row(table: Table, row: Row[Any], prefix: str = "") -> str:
+def name_row(table: Table, row: AnyRow, prefix: str = "") -> str:
     """A row by its key: ids and codes, and no value of it."""
     keys = (row._mapping[prefix + column.name] for column in table.primary_key)
     return "row " + " ".join(key.hex()[:12] if isinstance(key, bytes) else str(key) for key in keys)
@@ -171,11 +172,7 @@ def open_each(rows: Iterable[S], open_row: Callable[[S], T]) -> Iterator[T]:
 
 
 def open_some(
-    source: Source,
-    query: Select[Any],
-    most: int,
-    open_row: Callable[[Row[Any]], T],
-    **values: object,
+    source: Source, query: Query, most: int, open_row: Callable[[AnyRow], T], **values: object
 ) -> list[T]:
     """The same of the first `most` rows that a query finds and that are sound: whoever is given
     fewer has been given all."""
@@ -190,11 +187,11 @@ def open_some(
 
 
 def pages_of(
-    read: Callable[[Select[Any]], Sequence[Row[Any]]],
+    read: Callable[[Query], Sequence[AnyRow]],
     table: Table,
-    *conditions: ColumnElement[bool],
+    *conditions: Condition,
     page: int = 2_000,
-) -> Iterator[Sequence[Row[Any]]]:
+) -> Iterator[Sequence[AnyRow]]:
     """The rows of a table that conditions hold for, in the order of its key, each page a short
     read; a row whose key is damaged comes with those before it."""
     key = list(table.primary_key)
@@ -210,12 +207,12 @@ def pages_of(
         rows = read(query.where(tuple_(*key) > tuple_(*last)))
 
 
-def authentic_rows(vault: Vault, table: Table, rows: Iterable[Row[Any]]) -> Iterator[Row[Any]]:
+def authentic_rows(vault: Vault, table: Table, rows: Iterable[AnyRow]) -> Iterator[AnyRow]:
     """The rows; `SealBroken` at one that was altered."""
     return (require_authentic(vault, table, row) for row in rows)
 
 
-def sound_rows(vault: Vault, table: Table, rows: Iterable[Row[Any]]) -> Iterator[Row[Any]]:
+def sound_rows(vault: Vault, table: Table, rows: Iterable[AnyRow]) -> Iterator[AnyRow]:
     """The rows that are as they were written."""
     return open_each(rows, partial(require_authentic, vault, table))
 
@@ -246,13 +243,11 @@ def changing_rows(
     write_macs(connection, vault, table, [row for row in after if _key_of(table, row) in sound])
 
 
-def _key_of(table: Table, row: Row[Any]) -> tuple[Any, ...]:
+def _key_of(table: Table, row: AnyRow) -> tuple[Any, ...]:
     return tuple(row._mapping[column.name] for column in table.primary_key)
 
 
-def write_macs(
-    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]]
-) -> None:
+def write_macs(connection: Connection, vault: Vault, table: Table, rows: Sequence[AnyRow]) -> None:
     """Gives rows that are there the code of what they hold."""
     key = list(table.primary_key)
     stored = [
@@ -271,11 +266,11 @@ def _store_mac(table: Table) -> Update:
 
 
 @cache
-def _select_rows(table: Table) -> Select[Any]:
+def _select_rows(table: Table) -> Query:
     return select(*without_sealed(table)).where(next(iter(table.primary_key)).in_(KEYS))
 
 
-def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[Row[Any]]:
+def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[AnyRow]:
     return [
         row
         for part in chunks(list(dict.fromkeys(keys)))
@@ -283,7 +278,7 @@ def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> lis
     ]
 
 
-def update_one(table: Table, *conditions: ColumnElement[bool]) -> Update:
+def update_one(table: Table, *conditions: Condition) -> Update:
     """An update of the row `key`, where it is as the change expects."""
     return update(table).where(next(iter(table.primary_key)) == bindparam("key"), *conditions)
 
@@ -434,7 +429,7 @@ def choose(writes: Iterable[Write], kind: type[W]) -> list[W]:
 DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup"
 
 
-def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
+def read_as(kind: type[T], row: AnyRow, /, **converted: Any) -> T:
     """A record of this dataclass or struct from the columns of the same names, but for what is
     converted; `SealBroken` where one of them is none of its kind."""
     names = _names_of(cast("Any", kind))

@@ -14,7 +14,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Index,
-    Row,
     String,
     Table,
     Text,
@@ -43,6 +42,7 @@ from engine.registry.columns import (
 from engine.registry.database import (
     KEYS,
     UNREADABLE,
+    AnyRow,
     Moment,
     Source,
     is_id,
@@ -108,7 +108,7 @@ class SweepChange(Write):
             to.put(SWEEPS, columns_of(sweep))
 
 
-def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
+def sweep_of(vault: Vault, row: AnyRow) -> SweepRecord:
     return read_as(SweepRecord, require_authentic(vault, SWEEPS, row))
 
 
@@ -353,5 +353,5 @@ class PairReader(Source):
         rows = self._rows_of(_PAIRS_OF, sorted(wanted))
         return [self._judged(row) for row in rows if row.right_document in wanted]
 
-    def _judged(self, found: Row[Any]) -> JudgedPair:
+    def _judged(self, found: AnyRow) -> JudgedPair:
         return read_as(JudgedPair, require_authentic(self.vault, JUDGED_PAIRS, found))

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.registry import audit
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
+    AnyRow,
     changing,
     open_connection,
     prepare,
@@ -216,7 +216,7 @@ _TAKEN_OVER = "another writer has taken over this registry: restart to read its 
 def _advance(
     connection: Connection,
     vault: Vault,
-    head: Row[Any],
+    head: AnyRow,
     last: AuditRecord,
     sequence: int | None,
     sealed: int,

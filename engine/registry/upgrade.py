@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, select, update
 
 from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
 from engine.models.catalog import Conversion, Transform
@@ -19,6 +19,7 @@ from engine.registry.campaigns import CAMPAIGN_LINES
 from engine.registry.cases import CASE_DOCUMENTS, CROPS
 from engine.registry.database import (
     REVISIONS,
+    AnyRow,
     Progress,
     changing,
     check,
@@ -83,7 +84,7 @@ def upgrade(
             return bring_up_to_date(engine, vault, progress, conversion)
 
 
-def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:
+def _is_left(head: AnyRow, conversion: Conversion | None) -> bool:
     """True where rows of a registry of the newest schema are to be changed."""
     is_other = conversion is not None and head.model_digest != conversion.after
     return head.audit_mac is None or is_other
@@ -171,7 +172,7 @@ def _count_sealed(connection: Connection, vault: Vault) -> None:
         deployment.count_seals(connection, key.version, counted[key.version], before)
 
 
-def _require_ring(head: Row[Any], vault: Vault) -> None:
+def _require_ring(head: AnyRow, vault: Vault) -> None:
     if head.key_check != vault.key_check:
         raise KeyRingForeign("the key ring is not this registry's: put back the right one")
 
@@ -201,7 +202,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress) -> None:
         _bind_keys(connection, vault)
 
 
-def _require_sound(reader: AuditReader, head: Row[Any]) -> None:
+def _require_sound(reader: AuditReader, head: AnyRow) -> None:
     """All that an older registry has to tell whether it was altered is its chain."""
     found = verify_chain(reader, trusts_head=True)
     first_bad = found.first_bad
@@ -226,7 +227,7 @@ def _count_left(connection: Connection, table: Table) -> int:
     return int(connection.scalar(query) or 0)
 
 
-def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> None:
+def _reseal(connection: Connection, vault: Vault, rows: Sequence[AnyRow]) -> None:
     """Seals templates for their row and their document: before, for their row alone. Counts the
     seals where the upgrade may be killed before its end."""
     sealed = []
@@ -269,7 +270,7 @@ def _convert(engine: Engine, vault: Vault, conversion: Conversion, progress: Pro
         begin_exchange(engine, vault, entry, begun)
     turned = vault.turn(conversion.transform)
 
-    def convert(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    def convert(connection: Connection, rows: Sequence[AnyRow]) -> None:
         _convert_templates(connection, vault, REFERENCES, rows, turned)
 
     entry = AuditEntry("sosie", "references.converted", conversion.after)
@@ -304,7 +305,7 @@ def _require_never_converted(reader: AuditReader, conversion: Conversion) -> Non
 
 
 def _convert_templates(
-    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], turned: Transform
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[AnyRow], turned: Transform
 ) -> None:
     """Seals the converted templates of these rows in their place; a damaged one stays as it is."""
     place, held = f"{table.name}.template", [row for row in rows if row.template is not None]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, LargeBinary, Row, String, Table, bindparam, func, select
+from sqlalchemy import Column, LargeBinary, String, Table, bindparam, func, select
 
 from engine.errors import SealBroken
 from engine.registry.columns import RowNumber, mac_column, metadata, required, sealed_column
-from engine.registry.database import Moment, Source, long_statements, reading
+from engine.registry.database import AnyRow, Moment, Source, long_statements, reading
 from engine.registry.references import (
     IS_LIVE,
     IS_UNFILLED,
@@ -149,7 +149,7 @@ class WatchReader(Source):
         """Every entry in force, with its template; of a damaged one all that still opens."""
         return [self._watched(row) for row in self.rows(_WATCHLIST)]
 
-    def _watched(self, row: Row[Any]) -> WatchEntry:
+    def _watched(self, row: AnyRow) -> WatchEntry:
         template, rest = None, dict[str, Any]()
         # A template has a seal of its own, and a damaged look-up is nobody else's: an entry whose
         # row is damaged still protects by what is left of it.

@@ -18,11 +18,8 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    ColumnElement,
     Connection,
     ForeignKey,
-    Row,
-    Select,
     String,
     Table,
     delete,
@@ -50,7 +47,18 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
+from engine.registry.database import (
+    AnyRow,
+    Condition,
+    Moment,
+    Query,
+    Source,
+    changing,
+    chunks,
+    new_id,
+    reading,
+    utc_now,
+)
 from engine.registry.events import (
     CURSORS,
     EVENTS,
@@ -151,7 +159,7 @@ UNDELIVERED = table_of(
     Undelivered,
     webhook_id=Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
 )
-_IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
+_IS_DEAD: Condition = UNDELIVERED.c.due_at.is_(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +453,7 @@ def _require_room(connection: Connection, carrier: str | None) -> None:
         raise RequestError(f"there are {count} webhooks already: remove one")
 
 
-def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
+def _beyond(webhook: Webhook, cursor: int) -> Query:
     """Rows with events that a webhook is told of, beyond its cursor."""
     events = EVENTS.c
     # The row of the cursor itself may hold one more.
@@ -456,11 +464,11 @@ def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
     return query.where(is_of_type(webhook.types)) if webhook.types else query
 
 
-def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
+def _count(webhook: Webhook, cursor: int, rows: Query) -> Query:
     """The query for the number of such events that it is told of, and the oldest's moment."""
     ahead = rows.subquery()
-    is_first: ColumnElement[bool] = ahead.c.number > cursor
-    is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)
+    is_first: Condition = ahead.c.number > cursor
+    is_second: Condition = ahead.c.line_id.is_not(None)
     if webhook.types:
         is_first &= ahead.c.type.in_([one.value for one in webhook.types])
         is_second &= literal(EventType.LINE_OPENED in webhook.types)
@@ -468,16 +476,16 @@ def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
     return select(count, func.min(ahead.c.at).filter(is_first | is_second))
 
 
-def _rows_of(webhook_id: str) -> Select[Any]:
+def _rows_of(webhook_id: str) -> Query:
     of_webhook = UNDELIVERED.c.webhook_id == webhook_id
     return select(UNDELIVERED).where(of_webhook).order_by(UNDELIVERED.c.number)
 
 
-def _drop(connection: Connection, webhook_id: str, condition: ColumnElement[bool]) -> None:
+def _drop(connection: Connection, webhook_id: str, condition: Condition) -> None:
     connection.execute(delete(UNDELIVERED).where(UNDELIVERED.c.webhook_id == webhook_id, condition))
 
 
-def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
+def _webhook_of(vault: Vault, now: datetime, row: AnyRow) -> Webhook:
     require_authentic(vault, WEBHOOKS, row)
     secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
     if row.earlier_until is not None and row.earlier_until > now:

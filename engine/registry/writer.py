@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, Select, Table, func, select, text
+from sqlalchemy import Connection, Engine, Table, func, select, text
 
 from engine.errors import GalleryBehind, SosieError, StorageFailed
 from engine.registry import audit, deployment
@@ -20,6 +20,8 @@ from engine.registry.accounts import count_refused
 from engine.registry.audit import AuditEntry, AuditRecord, write_mark
 from engine.registry.columns import metadata
 from engine.registry.database import (
+    AnyRow,
+    Query,
     changing,
     long_statements,
     open_connection,
@@ -173,7 +175,7 @@ class Writer:
         self._has_erased = True
         self._forget_erased()
 
-    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+    def rows(self, query: Query) -> Sequence[AnyRow]:
         """Reads for such work: nothing else changes the rows while the lease is held."""
         with reading(self._engine) as connection, long_statements(connection):
             return connection.execute(query).all()
