@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from engine.errors import SealBroken
 from engine.registry.keyring import SECRET_BYTES, Key
-from indexes.snapshots.manifest import Buffer, Octets
+from indexes.base import Octets
+from indexes.snapshots.manifest import Buffer
 
 BLOCK_BYTES = 16
 NONCE_BYTES = 12

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Column,
     Connection,
     ForeignKey,
+    Select,
     String,
     Table,
     delete,
@@ -464,7 +465,7 @@ def _beyond(webhook: Webhook, cursor: int) -> Query:
     return query.where(is_of_type(webhook.types)) if webhook.types else query
 
 
-def _count(webhook: Webhook, cursor: int, rows: Query) -> Query:
+def _count(webhook: Webhook, cursor: int, rows: Query) -> Select[Any]:
     """The query for the number of such events that it is told of, and the oldest's moment."""
     ahead = rows.subquery()
     is_first: Condition = ahead.c.number > cursor

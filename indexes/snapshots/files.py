@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.atomic_files import created
-from indexes.base import Ids, Positions, Vectors, overwrite_when_freed
+from indexes.base import Ids, Octets, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows, RowStore
@@ -38,7 +38,6 @@ from indexes.exact.scanner import Scanner
 from indexes.snapshots.manifest import (
     FileEntry,
     FileSeal,
-    Octets,
     Sealer,
     SegmentEntry,
     SnapshotManifest,
