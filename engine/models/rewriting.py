@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.models.catalog import InputContract, Step
-from indexes.base import Doubles, Floats
 
 _Array = NDArray[Any]
 Values = dict[str, _Array]
@@ -346,7 +345,7 @@ def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], values: 
     graph.input.extend(inputs)
 
 
-def _dequantize(node: onnx.NodeProto, values: Values) -> Floats:
+def _dequantize(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
     """ONNX DequantizeLinear: (x - zero) * scale, per tensor, per axis or per block of an axis."""
     quantized, scale = values[node.input[0]], values[node.input[1]]
     has_zero = len(node.input) > 2 and node.input[2] != ""
@@ -364,7 +363,7 @@ def _dequantize(node: onnx.NodeProto, values: Values) -> Floats:
         shape[axis] = -1
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     centred = quantized.astype(np.int32) - zero.astype(np.int32)
-    weights: Floats = (centred.astype(np.float32) * scale).astype(np.float32)
+    weights: NDArray[np.float32] = (centred.astype(np.float32) * scale).astype(np.float32)
     return weights
 
 
@@ -382,7 +381,9 @@ def _absorb_batch_norm(conv: onnx.NodeProto, norm: onnx.NodeProto, values: Value
     conv.output[0] = norm.output[0]
 
 
-def _can_absorb_scale(following: Sequence[onnx.NodeProto], slope: Doubles, values: Values) -> bool:
+def _can_absorb_scale(
+    following: Sequence[onnx.NodeProto], slope: NDArray[np.float64], values: Values
+) -> bool:
     """One Conv reads it, dense or depth-wise; near slope 1, a / (1 - a) would explode."""
     if len(following) != 1 or following[0].op_type != "Conv":
         return False
@@ -397,7 +398,7 @@ def _can_absorb_scale(following: Sequence[onnx.NodeProto], slope: Doubles, value
 
 
 def _prelu_before_conv(
-    prelu: onnx.NodeProto, conv: onnx.NodeProto, slope: Doubles, values: Values
+    prelu: onnx.NodeProto, conv: onnx.NodeProto, slope: NDArray[np.float64], values: Values
 ) -> list[onnx.NodeProto]:
     source, result = prelu.input[0], prelu.output[0]
     weights = values[conv.input[1]]
@@ -415,7 +416,9 @@ def _prelu_before_conv(
     ]
 
 
-def _prelu_alone(prelu: onnx.NodeProto, slope: Doubles, values: Values) -> list[onnx.NodeProto]:
+def _prelu_alone(
+    prelu: onnx.NodeProto, slope: NDArray[np.float64], values: Values
+) -> list[onnx.NodeProto]:
     source, result = prelu.input[0], prelu.output[0]
     values[f"{result}_slope"] = slope.astype(np.float32)
     values[f"{result}_rest"] = (1 - slope).astype(np.float32)

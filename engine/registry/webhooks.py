@@ -18,8 +18,10 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     ForeignKey,
+    Row,
     Select,
     String,
     Table,
@@ -48,18 +50,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import (
-    AnyRow,
-    Condition,
-    Moment,
-    Query,
-    Source,
-    changing,
-    chunks,
-    new_id,
-    reading,
-    utc_now,
-)
+from engine.registry.database import Moment, Source, changing, chunks, new_id, reading, utc_now
 from engine.registry.events import (
     CURSORS,
     EVENTS,
@@ -160,7 +151,7 @@ UNDELIVERED = table_of(
     Undelivered,
     webhook_id=Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
 )
-_IS_DEAD: Condition = UNDELIVERED.c.due_at.is_(None)
+_IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,7 +445,7 @@ def _require_room(connection: Connection, carrier: str | None) -> None:
         raise RequestError(f"there are {count} webhooks already: remove one")
 
 
-def _beyond(webhook: Webhook, cursor: int) -> Query:
+def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
     """Rows with events that a webhook is told of, beyond its cursor."""
     events = EVENTS.c
     # The row of the cursor itself may hold one more.
@@ -465,11 +456,11 @@ def _beyond(webhook: Webhook, cursor: int) -> Query:
     return query.where(is_of_type(webhook.types)) if webhook.types else query
 
 
-def _count(webhook: Webhook, cursor: int, rows: Query) -> Select[Any]:
+def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
     """The query for the number of such events that it is told of, and the oldest's moment."""
     ahead = rows.subquery()
-    is_first: Condition = ahead.c.number > cursor
-    is_second: Condition = ahead.c.line_id.is_not(None)
+    is_first: ColumnElement[bool] = ahead.c.number > cursor
+    is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)
     if webhook.types:
         is_first &= ahead.c.type.in_([one.value for one in webhook.types])
         is_second &= literal(EventType.LINE_OPENED in webhook.types)
@@ -477,16 +468,16 @@ def _count(webhook: Webhook, cursor: int, rows: Query) -> Select[Any]:
     return select(count, func.min(ahead.c.at).filter(is_first | is_second))
 
 
-def _rows_of(webhook_id: str) -> Query:
+def _rows_of(webhook_id: str) -> Select[Any]:
     of_webhook = UNDELIVERED.c.webhook_id == webhook_id
     return select(UNDELIVERED).where(of_webhook).order_by(UNDELIVERED.c.number)
 
 
-def _drop(connection: Connection, webhook_id: str, condition: Condition) -> None:
+def _drop(connection: Connection, webhook_id: str, condition: ColumnElement[bool]) -> None:
     connection.execute(delete(UNDELIVERED).where(UNDELIVERED.c.webhook_id == webhook_id, condition))
 
 
-def _webhook_of(vault: Vault, now: datetime, row: AnyRow) -> Webhook:
+def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
     require_authentic(vault, WEBHOOKS, row)
     secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
     if row.earlier_until is not None and row.earlier_until > now:

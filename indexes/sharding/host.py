@@ -14,14 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import (
-    CertifiedHits,
-    Ids,
-    MemoryAccount,
-    Vectors,
-    concatenated,
-    overwrite_when_freed,
-)
+from indexes.base import CertifiedHits, Ids, MemoryAccount, Vectors, overwrite_when_freed
 from indexes.errors import IdInvalid, ShardFenced, ShardLost, SnapshotForeign
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
@@ -128,7 +121,7 @@ class ShardHost:
     def receive(self, ids: Ids, vectors: Vectors) -> None:
         """Keeps references aside, which no search finds, for `take`; known ids are left out."""
         known = [*(held for held, _ in self._received), *self._discarded]
-        new = ~np.isin(ids, concatenated(known))
+        new = ~np.isin(ids, np.concatenate([np.empty(0, np.int64), *known]))
         self._received.append((ids[new], vectors[new]))
 
     def discard(self, ids: Ids) -> None:
