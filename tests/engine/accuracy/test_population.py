@@ -12,8 +12,12 @@ from engine.accuracy.pair_scores import (
 )
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import CalibrationError
-from engine.matching.calibration import Calibration
+from engine.matching.calibration import Calibration, Thresholds
+from engine.matching.comparison import Comparisons, Scan, Scanned, WatchList
+from engine.matching.samples import Sample
 from engine.models.catalog import builtin_card
+from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from schema.decisions import Comparison
 
 PEOPLE = 2500
@@ -98,6 +102,28 @@ def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(synthetic, 
         measured = shipped.fmr_at(threshold, Comparison.FUSED)
         found = float((fused.nonmated >= threshold).mean())
         assert measured.low * 0.8 <= found <= measured.high * 1.2
+
+
+def test_of_newcomers_at_100_000_references_no_more_are_asked_about_than_is_stated(
+    population, shipped
+) -> None:
+    """Live face, portrait and mean are each searched for."""
+    size, newcomers, watch = 100_000, 200, WatchList(population.dim)
+    gallery, latent = Gallery(SegmentedIndex(population.dim)), population.people(newcomers, 8)
+    gallery.add(np.arange(size), population.references(size, 7), 1)
+    live, portrait = (
+        [Sample(one, bytes(32)) for one in population.samples(latent, 8, photograph)]
+        for photograph in range(2)
+    )
+    thresholds = Thresholds.from_calibration(shipped)
+    scan = Scan([*zip(live, portrait, strict=True)], gallery, watch, thresholds)
+    scanned = [Scanned(scan, place, 1) for place in range(newcomers)]
+    found = Comparisons(scanned, gallery, watch, thresholds)
+    stated = 0.0
+    for faces in scan.faces.values():
+        asked = [(thresholds.of(kind).review, kind) for kind in faces.kinds]
+        stated += shipped.expect_together(size, asked).value
+    assert 0 < sum(map(bool, found.hits.values())) <= stated <= 0.31 * newcomers
 
 
 def test_mates_are_as_hard_as_those_of_lfw(population) -> None:

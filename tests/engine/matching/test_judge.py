@@ -4,12 +4,14 @@ import gc
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import structs
 
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.order import replay
-from engine.matching.comparison import WatchList
+from engine.matching.comparison import WatchList, fuse_vectors
+from engine.matching.holders import watch_face
 from engine.matching.judge import AttemptBatch
 from engine.matching.samples import Sample
 from engine.registry.watchlist import WatchEntry
@@ -45,6 +47,26 @@ def test_the_grey_zone_is_for_people_to_judge(lab, registrar) -> None:
     assert [case.kind for case in newest_cases(lab.store.cases, CaseState.OPEN)] == [
         "possible_duplicate"
     ]
+
+
+@pytest.mark.parametrize("where", ["gallery", "batch", "watch-list"])
+def test_a_portrait_that_draws_the_mean_away_hides_the_living_face_from_none(
+    lab, registrar, where: str
+) -> None:
+    people, known = lab.people, lab.people.person()
+    live = people.between(known, 0.65)
+    aside = (0.65 * live - known) / np.sqrt(1 - 0.65**2)
+    portrait = (0.45 * live + np.sqrt(1 - 0.45**2) * aside).astype(np.float32)
+    assert fuse_vectors(live, portrait) @ known < 0.2 < THRESHOLDS.review < live @ known
+    first, hidden = lab.request(known, noise=0.0), lab.request(live, noise=0.0)
+    hidden = replace(hidden, portrait=people.sample(portrait, noise=0.0))
+    if where == "watch-list":
+        watch_face(registrar, known, "seen at a resale ring", "test")
+        first = lab.request()
+    batches = [[first, hidden]] if where == "batch" else [[first], [hidden]]
+    answer = [registrar.enroll(one) for one in batches][-1][-1]
+    found = Reason.WATCHLISTED if where == "watch-list" else Reason.POSSIBLE_DUPLICATE
+    assert (answer.decision, answer.reasons) == (Decision.REVIEW, (found,))
 
 
 def test_a_document_seen_only_in_a_refused_attempt_is_no_evidence_against_its_holder(
