@@ -5,14 +5,13 @@ is answered alike whether a document or a number is held or not.
 """
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from schema.options import Limits
 from tests.engine.matching.conftest import resident_number
+from tests.security.costly_files import grey, write
 from tests.serving.api.driver import Service
 
 PATH = "/v1/enrollments"
@@ -24,12 +23,6 @@ DOCUMENTS = (HELD, NAMED_OTHERWISE, STRANGERS, UNHELD)
 IN_USE, FREE = "+8613800138000", "+8613800139999"
 OWN = frozenset({"enrollment_id", "decided_at", "idempotency_key", "gallery_sequence"})
 """What differs between any two answers."""
-
-
-def grey() -> bytes:
-    file = BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ def tell_alike(answers: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("key", ["b2", "r1"])
 def test_an_unusable_photograph_is_the_only_thing_told(try_all, faces, key: str) -> None:
-    answers = try_all(key, live=grey(), portrait=faces["faceless"])
+    answers = try_all(key, live=write(grey(64, 64), "PNG"), portrait=faces["faceless"])
     tell_alike(answers)
     assert {one["reason"] for one in answers[0]["reasons"]} == {"NO_FACE"}
     assert answers[0]["document_id"] is None

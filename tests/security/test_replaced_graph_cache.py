@@ -90,26 +90,19 @@ def test_machine_code_that_others_may_have_written_is_not_run(
     assert [path.read_bytes() for path in written] == [b"not machine code at all"] * len(written)
 
 
-def test_a_folder_whose_parent_others_may_write_to_is_not_private(tmp_path) -> None:
+def test_a_folder_is_private_where_nobody_else_may_write_to_it_or_to_what_it_lies_in(
+    tmp_path,
+) -> None:
     kept = tmp_path / "parent" / "kept"
     kept.mkdir(mode=0o700, parents=True)
-    assert is_private(kept)
+    # The last as /tmp is.
+    for mode, expected in ((0o755, True), (0o777, False), (0o1777, True)):
+        kept.parent.chmod(mode)
+        assert is_private(kept) is expected
+    (tmp_path / "link").symlink_to(kept.parent)
     kept.parent.chmod(0o777)
-    assert not is_private(kept)
-    kept.parent.chmod(0o1777)  # as /tmp is
-    assert is_private(kept)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-def test_a_folder_of_another_user_is_not_private(tmp_path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir(mode=0o700)
-    os.chown(kept, 12345, 12345)
-    assert not is_private(kept)
-
-
-def test_a_link_to_another_folder_is_not_private(tmp_path) -> None:
-    (tmp_path / "real").mkdir(mode=0o777)
-    (tmp_path / "real").chmod(0o777)
-    (tmp_path / "kept").symlink_to(tmp_path / "real")
-    assert not is_private(tmp_path / "kept")
+    assert not is_private(tmp_path / "link")
+    if os.getuid() == 0:  # only root gives files away
+        kept.parent.chmod(0o700)
+        os.chown(kept, 12345, 12345)
+        assert not is_private(kept)

@@ -7,11 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-
-def encode(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    file = BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
+from tests.security.costly_files import write
 
 
 def crop(picture: Image.Image) -> Image.Image:
@@ -19,11 +15,11 @@ def crop(picture: Image.Image) -> Image.Image:
 
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {
-    "the same bytes": lambda it: encode(it, quality=92),
-    "the same pixels": lambda it: encode(Image.open(BytesIO(encode(it, quality=92))), "PNG"),
-    "encoded anew": lambda it: encode(it, quality=40),
-    "cropped": lambda it: encode(crop(it), quality=85),
-    "another size": lambda it: encode(it.resize((256, 256)), "WEBP", quality=90),
+    "the same bytes": lambda it: write(it, "JPEG", quality=92),
+    "the same pixels": lambda it: write(Image.open(BytesIO(write(it, "JPEG", quality=92))), "PNG"),
+    "encoded anew": lambda it: write(it, "JPEG", quality=40),
+    "cropped": lambda it: write(crop(it), "JPEG", quality=85),
+    "another size": lambda it: write(it.resize((256, 256)), "WEBP", quality=90),
 }
 
 
@@ -36,7 +32,7 @@ def enroll(service: Any, body: dict[str, Any], name: str) -> dict[str, Any]:
 def test_one_picture_as_both_photographs_is_refused(
     own_service, activation, astronaut, name: str
 ) -> None:
-    live = encode(astronaut, quality=92)
+    live = write(astronaut, "JPEG", quality=92)
     shown = enroll(own_service, activation(live=live, portrait=COPIES[name](astronaut)), name)
     assert (shown["decision"], [one["reason"] for one in shown["reasons"]]) == (
         "rejected",
