@@ -250,7 +250,10 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
     if source == "real" and not LFW.is_dir():
         pytest.skip(f"LFW is not in {LFW}")
     people = photograph_people(extractor) if source == "real" else draw_people()
-    victims = enroll_victims(attacker, people, is_photographed=source != "unseen")
+    is_unseen = source == "unseen"
+    victims = enroll_victims(attacker, people, is_photographed=not is_unseen)
+    # Each is asked about apart.
+    victims = victims[:2] if is_unseen else victims
     campaign = Campaign(attacker, carrier)
     for _ in range(DAYS):
         for victim in victims:
@@ -263,7 +266,7 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
         campaign.ask_holder(victim, carrier)
     reached = [one.belief.cosine(one.face) for one in victims]
     known = [one.photograph @ one.face for one in victims]
-    if source == "unseen":
+    if is_unseen:
         assert max(reached) <= MOST_COSINE
     else:
         assert np.mean(reached) - np.mean(known) <= MOST_GAIN
