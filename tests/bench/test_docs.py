@@ -94,11 +94,6 @@ def test_a_picture_of_accuracy_is_drawn_from_the_committed_report(picture: str) 
         assert image.info["reports"] == digest_report(REPORTS / source)
 
 
-def test_without_documents_nothing_is_made(tmp_path) -> None:
-    with pytest.raises(RequestError, match="checkout"):
-        build_documents(tmp_path, REPORTS, tmp_path)
-
-
 def test_blocks_are_replaced_by_name_and_nothing_else_changes() -> None:
     page = "a\n<!-- figures: one -->\nold\n<!-- end of figures -->\nb\n"
     rendered = "<!-- figures: one -->\n4.1 ms\n<!-- end of figures -->\n"

@@ -11,7 +11,6 @@ import pytest
 from bench.core.reports import Result, Skipped, load_goals
 from bench.datasets import PhotographPairs
 from bench.suites.extract import SOSIE, ExtractConfig, Peer, PeerMissing, compare_pairs, run
-from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 
 Run = tuple[tuple[Result, ...], dict[str, Any]]
@@ -58,19 +57,6 @@ def test_a_peer_that_fails_on_a_photograph_says_on_what(photographs) -> None:
         assert len(peer.match(1)[1]) == 1
         with pytest.raises(PeerMissing, match="FileNotFoundError"):
             peer.match(2)
-
-
-def test_a_worker_that_dies_is_unavailable(photographs, tmp_path) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 7\n")
-    python.chmod(0o755)
-    with pytest.raises(PeerMissing, match="ended with status 7"):
-        Peer(python, SOSIE, photographs, **CPU)
-
-
-def test_what_is_no_python_is_refused(photographs, tmp_path) -> None:
-    with pytest.raises(RequestError, match="does not start as a Python"):
-        Peer(tmp_path / "none", SOSIE, photographs)
 
 
 def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(

@@ -25,11 +25,3 @@ def test_a_lost_an_invented_and_a_wrongly_scored_pair_each_lower_the_share() -> 
     assert share_same((left[1:], other[1:], scores[1:]), right) < 1
     assert share_same(right, (left[1:], other[1:], scores[1:])) < 1
     assert share_same((left, other, scores + np.float32(1e-5)), right) == 0
-
-
-def test_brute_force_pairs_are_the_upper_triangle() -> None:
-    rows = Faces(700, 16, 0).references
-    scores = (rows.astype(np.float64) @ rows.T.astype(np.float64)).astype(np.float32)
-    expected = np.argwhere(np.triu(scores >= 0.7, 1))
-    left, right, _ = find_pairs(rows, 0.7)
-    assert np.stack([left, right], axis=1).tolist() == expected.tolist()

@@ -2,8 +2,6 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-import pytest
-
 from bench.core.machine import filesystem_of, look, stamp
 
 
@@ -25,12 +23,6 @@ def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch) -> None:
     assert not any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     assert any("OPENBLAS_CORETYPE" in warning for warning in look().warnings)
-
-
-@pytest.mark.parametrize(("load", "is_warned"), [(0.1, False), (64.0, True)])
-def test_a_busy_machine_is_warned_of(monkeypatch, load: float, is_warned: bool) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
-    assert any("other work" in warning for warning in look().warnings) == is_warned
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:

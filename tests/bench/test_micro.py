@@ -94,13 +94,6 @@ def test_the_exact_ones_find_every_mate_near_the_threshold(searched) -> None:
     assert [figures[name].value for name in OURS] == [1.0, 1.0]
 
 
-@pytest.mark.slow
-def test_setup_says_what_the_faces_are(searched) -> None:
-    for result in searched.results:
-        assert result.setup["references"] == 3_000
-        assert "stretched from 128" in str(result.setup["population"])
-
-
 def test_too_many_references_for_the_memory_are_refused(run_here) -> None:
     status, _, err = run_here("search", "--n", str(10**9))
     assert status == 2

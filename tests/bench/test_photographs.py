@@ -1,8 +1,5 @@
-import pytest
-
 import bench.datasets
-from bench.datasets import find_faces, open_pairs
-from engine.errors import RequestError
+from bench.datasets import open_pairs
 from engine.faces.extractor import Extraction, open_extractor
 
 
@@ -25,8 +22,3 @@ def test_a_folder_gives_as_many_pairs_as_asked_for_and_the_same_by_seed(faces) -
             drawn.append(pairs.pairs)
     assert len(drawn[0]) == 50
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_a_missing_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(RequestError, match="--faces"):
-        find_faces(tmp_path / "none")

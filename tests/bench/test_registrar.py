@@ -1,14 +1,13 @@
 import msgspec
 import numpy as np
 import pytest
-from stdnum.cn import ric
 
 from bench.core.reports import load_goals
 from bench.suites import workload
 from bench.suites.registrar import RegistrarSuiteConfig, run
-from bench.suites.workload import Expected, is_right, make_document, make_msisdn
+from bench.suites.workload import Expected, is_right
 from engine.errors import RequestError
-from engine.matching.requests import Answer, normalise_msisdn
+from engine.matching.requests import Answer
 from schema.decisions import DecidedEnrollment
 from schema.reasons import Decision, Reason
 
@@ -69,12 +68,3 @@ def test_decision_and_reasons_must_both_be_those_expected() -> None:
     assert not is_right(answer("rejected", "DUPLICATE_IDENTITY", "FACE_MISMATCH"), expected)
     assert not is_right(answer("approved"), expected)
     assert not is_right(RequestError("no answer"), expected)
-
-
-def test_every_holder_has_a_sound_number_of_their_own() -> None:
-    serials = [*range(2_500), 106_719]
-    numbers = {make_document(serial).number for serial in serials}
-    assert len(numbers) == len(serials)
-    assert all(ric.is_valid(number) for number in numbers)
-    msisdns = {normalise_msisdn(make_msisdn(serial)) for serial in serials}
-    assert len(msisdns) == len(serials)

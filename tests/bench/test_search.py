@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bench.suites.baselines
-from bench.datasets import Faces, find_best, find_reaching, population_of
+from bench.datasets import Faces, find_best, population_of
 from bench.micro.test_search import check_exactness
 from bench.suites.baselines import PANORAMA, build_gallery, build_segment
 from indexes.exact.scanner import Scanner
@@ -35,18 +35,6 @@ def test_a_search_that_errs_is_not_identical() -> None:
     turned = np.ascontiguousarray(np.roll(faces.references, 1, axis=0))
     segment, gallery = build_segment(turned, scanner), build_gallery(turned, scanner)
     assert check_exactness(segment, gallery, faces, 10, 0.5) == 0
-
-
-def test_brute_force_is_what_sorting_all_scores_gives() -> None:
-    faces = Faces(9_000, 16, 1)
-    queries, rows = faces.strangers(7), faces.references
-    scores = (queries.astype(np.float64) @ rows.T.astype(np.float64)).astype(np.float32)
-    best, reaching = find_best(queries, rows, 6), find_reaching(queries, rows, 0.6)
-    for query in range(7):
-        order = np.lexsort((np.arange(len(rows)), -scores[query]))
-        assert best[query][0].tolist() == order[:6].tolist()
-        above = order[scores[query][order] >= 0.6]
-        assert reaching[query][0].tolist() == above.tolist()
 
 
 @pytest.mark.parametrize("dim", [32, 128, 160])

@@ -119,14 +119,6 @@ def test_every_request_has_a_serial_number_of_its_own_in_head_and_body() -> None
     assert all(b"Idempotency-Key: k-" + data[-9:] in data for data in server.requests)
 
 
-def test_a_closed_loop_ends_by_the_clock() -> None:
-    with serving(echo) as server:
-        record = send_load(make_load(server, seconds=0.5))
-    assert record.seconds >= 0.5
-    assert len(record) == len(server.requests) > 0
-    assert record.rate == pytest.approx(len(record) / record.seconds)
-
-
 def test_an_open_loop_keeps_its_schedule() -> None:
     with serving(echo) as server:
         record = send_load(make_load(server, rate=400, seconds=1.5))

@@ -1,6 +1,5 @@
 """A run of several suites as a folder, real ones, small."""
 
-import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -96,9 +95,3 @@ def test_what_is_no_report_is_refused(tmp_path, ran) -> None:
         read_reports(tmp_path)
     with pytest.raises(RequestError, match="cannot read"):
         read_report(tmp_path / "none.json")
-
-
-def test_an_unknown_suite_of_a_report_is_refused(tmp_path, run_here) -> None:
-    status, out, err = run_here("report", "--only", "sieve", "--output", str(tmp_path), "--json")
-    assert status == 2, out + err
-    assert json.loads(out)["error"]["code"] == "REQUEST.INVALID"

@@ -19,10 +19,3 @@ def test_every_goal_in_a_time_or_a_rate_names_the_kernel_that_bounds_it() -> Non
     for goal in load_goals():
         is_timed = goal.unit in {"s", "ms", "us"} or goal.unit.endswith("/s")
         assert not is_timed or goal.kernel or goal.name in absolute, goal.name
-
-
-def test_every_goal_says_what_it_is_in_one_line() -> None:
-    for goal in load_goals():
-        assert goal.unit
-        assert goal.description
-        assert "\n" not in goal.description

@@ -14,11 +14,6 @@ DIM = 32
 AT = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
 AXES = np.eye(DIM, dtype=np.float32)
 APPROVED_NEW = Expected(Decision.APPROVED, frozenset(), adds_reference=True)
-APPROVED_KNOWN = Expected(Decision.APPROVED, frozenset(), adds_reference=False)
-
-
-def rejected(*reasons: Reason) -> Expected:
-    return Expected(Decision.REJECTED, frozenset(reasons), adds_reference=False)
 
 
 def near(axis: int, score: float) -> NDArray[np.float32]:
@@ -36,28 +31,6 @@ def expect(
     return list(expect_answers(visits, AXES[:3], AT))
 
 
-def test_a_stranger_is_approved() -> None:
-    assert expect((VisitKind.NEWCOMER, -1, AXES[5], AXES[5])) == [APPROVED_NEW]
-
-
-@pytest.mark.parametrize(
-    ("score", "answer"),
-    [
-        (0.59, APPROVED_NEW),
-        (
-            0.65,
-            Expected(Decision.REVIEW, frozenset({Reason.POSSIBLE_DUPLICATE}), adds_reference=False),
-        ),
-        (0.75, rejected(Reason.DUPLICATE_IDENTITY)),
-    ],
-)
-def test_an_enrolled_face_under_a_new_document_is_judged_by_its_score(
-    score: float, answer: Expected
-) -> None:
-    face = near(1, score)
-    assert expect((VisitKind.DUPLICATE, 1, face, face)) == [answer]
-
-
 def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
     at = replace(AT, same_document_single=0.41, review_single=0.55, certain_single=0.65)
     # The mean of the two is less like the enrolled face than the live one is.
@@ -69,28 +42,6 @@ def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
     (answer,) = expect_answers(visits, AXES[:3], at)
     assert answer.reasons == {Reason.POSSIBLE_DUPLICATE}
     assert expect((VisitKind.NEWCOMER, -1, live, portrait.astype(np.float32))) == [APPROVED_NEW]
-
-
-def test_two_visitors_with_one_face_and_two_documents_are_one_approval() -> None:
-    visitor = (VisitKind.NEWCOMER, -1, AXES[5], AXES[5])
-    assert expect(visitor, visitor) == [APPROVED_NEW, rejected(Reason.DUPLICATE_IDENTITY)]
-
-
-def test_two_faces_on_one_request_do_not_match_and_leave_no_reference() -> None:
-    other = (VisitKind.NEWCOMER, -1, AXES[5], AXES[6])
-    visitor = (VisitKind.NEWCOMER, -1, AXES[5], AXES[5])
-    assert expect(other, visitor) == [rejected(Reason.FACE_MISMATCH), APPROVED_NEW]
-
-
-def test_a_returning_face_is_approved_and_another_one_is_not() -> None:
-    own = (VisitKind.RETURNING, 1, AXES[1], AXES[1])
-    thief = (VisitKind.RETURNING, 2, AXES[7], AXES[7])
-    twin = (VisitKind.RETURNING, 0, AXES[1], AXES[1])
-    assert expect(own, thief, twin) == [
-        APPROVED_KNOWN,
-        rejected(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
-        rejected(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.DUPLICATE_IDENTITY),
-    ]
 
 
 def test_a_score_on_a_threshold_is_not_asked() -> None:
