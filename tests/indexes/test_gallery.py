@@ -44,16 +44,6 @@ def test_an_answer_states_the_gallery_that_was_searched(gallery, unit_rows) -> N
         assert found.hits.ids.tolist() == [0, 1]
 
 
-def test_it_holds_what_its_index_holds(gallery, unit_rows) -> None:
-    gallery.remove(np.array([4]), sequence=6)
-    assert (gallery.sequence, gallery.dim, gallery.kind, len(gallery)) == (6, 16, "exact8", 9)
-    assert gallery.look() == Standing(sequence=6, size=9, coming=None)
-    assert 3 in gallery
-    assert 4 not in gallery
-    assert gallery.ids.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-    assert np.array_equal(gallery.vectors(np.array([7, 2])), unit_rows(10)[[7, 2]])
-
-
 @pytest.mark.parametrize("sequence", [5, 4, 0, -1])
 def test_a_sequence_that_does_not_grow_is_refused_and_changes_nothing(
     gallery, unit_rows, sequence: int
@@ -133,19 +123,6 @@ def sealed_names(gallery: Gallery) -> set[str]:
     return {segment.name for segment in pinned.segments[: len(pinned.segments) - pinned.head]}
 
 
-def test_upkeep_changes_no_answer_and_no_watermark(segmented, unit_rows) -> None:
-    queries = unit_rows(7, seed=1)
-    before = segmented.search(queries, 20)
-    jobs = 0
-    while segmented.maintain():
-        jobs += 1
-        after = segmented.search(queries, 20)
-        assert (after.sequence, after.searched) == (before.sequence, before.searched) == (96, 100)
-        assert np.array_equal(after.hits.ids, before.hits.ids)
-        assert np.array_equal(after.hits.scores, before.hits.scores)
-    assert jobs > 0
-
-
 def test_compact_leaves_nothing_of_what_was_removed(segmented) -> None:
     names = sealed_names(segmented)
     segmented.remove(np.array([1, 70, 99]), sequence=200)
@@ -156,14 +133,6 @@ def test_compact_leaves_nothing_of_what_was_removed(segmented) -> None:
     assert not np.isin([1, 70, 99], np.concatenate([s.row_ids for s in pinned.segments])).any()
     assert not names & sealed_names(segmented)
     assert len(segmented) == 97
-
-
-def test_compact_leaves_nothing_of_the_last_references(segmented) -> None:
-    segmented.remove(np.arange(100), sequence=200)
-    assert segmented.segments
-    segmented.compact()
-    assert segmented.segments == ()
-    assert segmented.account().codes == segmented.account().rows == 0
 
 
 def test_a_refused_large_batch_changes_nothing(segmented, unit_rows) -> None:
@@ -178,20 +147,6 @@ def test_a_refused_large_batch_changes_nothing(segmented, unit_rows) -> None:
     assert (segmented.sequence, len(segmented)) == (96, 100)
     segmented.add(np.arange(200, 300), unit_rows(100, seed=2), sequence=200)
     assert (segmented.sequence, len(segmented)) == (200, 200)
-
-
-def test_pinned_flags_stay_as_of_their_moment(segmented, unit_rows) -> None:
-    segmented.remove(np.array([5]), sequence=100)
-    pinned = segmented.pin()
-    segmented.remove(np.arange(6, 40), sequence=101)
-    segmented.add(np.array([500]), unit_rows(1, seed=4), sequence=102)
-    segmented.settle()
-    segmented.compact()
-    held = [s.row_ids[alive] for s, alive in zip(pinned.segments, pinned.alive, strict=True)]
-    assert np.sort(np.concatenate(held)).tolist() == [i for i in range(100) if i != 5]
-    assert pinned.sequence == 100
-    assert pinned.head == 1
-    assert list(pinned.removed_since) == [pinned.segments[0].name]
 
 
 def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were_copied(

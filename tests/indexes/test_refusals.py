@@ -156,42 +156,6 @@ def test_a_threshold_that_is_not_finite_is_refused(index, rows, threshold: float
         index.range_search(rows, threshold)
 
 
-@pytest.mark.parametrize(("threshold", "found"), [(1e300, 0), (-1e300, 10), (-2, 10)])
-def test_thresholds_beyond_all_scores_find_none_or_all(
-    index, rows, threshold: float, found: int
-) -> None:
-    assert len(index.range_search(rows[:1], threshold).ids) == found
-
-
-@pytest.mark.parametrize("queries", [0, 1, 30])
-def test_an_empty_index_answers_every_query_with_nothing(unit_rows, queries: int) -> None:
-    index = SegmentedIndex(16, SMALL, scanner=SCANNER)
-    for hits in (index.search(unit_rows(queries), 3), index.range_search(unit_rows(queries), -1.0)):
-        assert len(hits) == queries
-        assert len(hits.ids) == len(hits.scores) == 0
-        assert (hits.ids.dtype, hits.scores.dtype) == (np.int64, np.float32)
-
-
-def test_empty_batches_are_fine(index) -> None:
-    none = np.empty((0, 16), np.float32)
-    index.add(as_ids(), none)
-    index.remove(as_ids())
-    assert len(index.search(none, 3)) == len(index.range_search(none, 0.5)) == 0
-    assert index.vectors(as_ids()).shape == (0, 16)
-    assert len(index) == 10
-
-
-def test_a_threshold_is_compared_as_the_caller_would_compare_it() -> None:
-    """0.7 lies between two float32: a score just below it is not at or above it."""
-    score = np.float32(0.7)
-    assert float(score) < 0.7
-    index = SegmentedIndex(2, SMALL, scanner=SCANNER)
-    index.add(as_ids(1), np.array([[1, 0]], np.float32))
-    query = np.array([[score, np.sqrt(1 - score**2)]], np.float32)
-    assert len(index.range_search(query, 0.7).ids) == 0
-    assert len(index.range_search(query, float(score)).ids) == 1
-
-
 def test_a_pair_has_one_score_in_any_batch(unit_rows) -> None:
     index = SegmentedIndex(128, SMALL, scanner=SCANNER)
     index.add(np.arange(2000), unit_rows(2000, 128))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexes.exact import codes as coding
-from indexes.exact.codes import CodedQueries, Codes, code_limit, fill_plane
+from indexes.exact.codes import CodedQueries, Codes, fill_plane
 from indexes.exact.kernels import Plane
 from tests.indexes.conftest import make_plane
 
@@ -39,25 +39,6 @@ def test_the_bound_holds_for_vectors_and_for_rows_as_queries(
         fixed, slope = queries.bound(codes)
         margin = fixed[:, None] + slope[:, None] * codes.residuals
         assert (np.abs(vectors @ stored.T - approximate) <= margin).all()
-
-
-def test_restored_codes_are_those_that_were_stored(unit_rows) -> None:
-    codes = Codes(unit_rows(1500, 100), code_limit(100))
-    restored = Codes.restore(codes.bytes.copy(), codes.residuals, 100, codes.limit)
-    assert np.array_equal(restored.bytes, codes.bytes)
-    assert np.array_equal(restored.reach, codes.reach)
-    assert restored.longest >= codes.longest
-
-
-def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows) -> None:
-    codes = Codes(unit_rows(100, 64), code_limit(64))
-    queries = CodedQueries.of_vectors(unit_rows(5, 64))
-    thresholds = np.array([-np.inf, -0.5, 0.0, 0.57, 9.0])
-    together = queries.wanted(codes, thresholds, k=2)
-    for query, threshold in enumerate(thresholds):
-        alone = queries.wanted(codes, float(threshold), k=2)
-        assert together.levels[query] == alone.levels[query]
-        assert np.array_equal(together.heaps[query], alone.heaps[query])
 
 
 def test_rows_that_are_wiped_while_the_plane_is_made_are_wiped_in_it(

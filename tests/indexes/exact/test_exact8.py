@@ -140,13 +140,6 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(unit_rows, scanner)
     assert np.array_equal(one.certificate.rescored, certificate.rescored[:1])
 
 
-def test_every_build_has_a_name_of_its_own(unit_rows, scanner) -> None:
-    rows = unit_rows(5, 64)
-    names = {Exact8Segment(np.arange(5), rows, scanner=scanner).name for _ in range(3)}
-    assert len(names) == 3
-    assert all(len(bytes.fromhex(name)) == 16 for name in names)
-
-
 def test_a_code_limit_or_a_dimension_that_codes_cannot_have_is_refused(unit_rows, scanner) -> None:
     rows, ids = unit_rows(5, 64), np.arange(5)
     for limit in (0.0, 1e-6, 1.5, math.nan):
@@ -178,17 +171,6 @@ def test_a_processor_without_vector_instructions_falls_back_and_says_so(
         assert f"exact, by {kernel}, but are slower" in caplog.text
         index = Exact8Segment(np.arange(300), rows, scanner=scanner)
         assert_same(ask(index).search(rows[:40], 3), expected)
-
-
-def test_answers_do_not_depend_on_the_number_of_threads(unit_rows) -> None:
-    rows, probes = unit_rows(40_000, 64), unit_rows(50, 64, seed=1)
-    answers = []
-    for threads in (1, 2, 5):
-        index = Exact8Segment(np.arange(40_000), rows, scanner=Scanner(threads=threads))
-        answers.append((ask(index).search(probes, 9), ask(index).range_search(probes, 0.35)))
-    for answer in answers[1:]:
-        assert_same(answer[0], answers[0][0])
-        assert_same(answer[1], answers[0][1])
 
 
 @settings(max_examples=40, deadline=None)

@@ -74,14 +74,6 @@ def test_a_folder_in_use_is_refused(tmp_path) -> None:
     filled(tmp_path, TILES).close()
 
 
-def test_a_folder_of_other_terms_is_refused_and_left_alone(tmp_path) -> None:
-    filled(tmp_path, TILES[:2]).close()
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CheckpointInvalid, match="of another join"):
-        Checkpoint(tmp_path, "others", b"subject")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
 def test_any_flipped_bit_and_any_lost_byte_is_found(tmp_path) -> None:
     filled(tmp_path, TILES).close()
     random = np.random.default_rng(0)

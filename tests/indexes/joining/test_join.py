@@ -95,17 +95,6 @@ def test_a_join_is_brute_force_for_any_segments_and_tiles(
     assert np.array_equal(between.records, brute_force(ids, rows, threshold, (other_ids, others)))
 
 
-def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not() -> None:
-    rows, ids = random_rows(2, 400), np.arange(400)
-    segments = segmented(ids, rows, np.arange(400) % 3)
-    scores = join(segments, None, 0.45).scores
-    exact = float(np.sort(scores)[len(scores) // 2])
-    at, above = join(segments, None, exact), join(segments, None, float(np.nextafter(exact, 2)))
-    assert exact in at.scores
-    assert exact not in above.scores
-    assert len(at) - len(above) == (scores == np.float32(exact)).sum()
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
     rows, ids = random_rows(3, 900), np.arange(900)
@@ -118,16 +107,6 @@ def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
     expected = brute_force(ids, halves, THRESHOLD)
     assert np.array_equal(join(segments, None, THRESHOLD, tile_rows=500).records, expected)
     scanner.close()
-
-
-def test_all_pairs_with_a_new_reference_are_within_the_new_and_between_them_and_the_known() -> None:
-    rows, ids = random_rows(4, ROWS), np.random.default_rng(4).permutation(ROWS)
-    gallery = Gallery(SegmentedIndex(DIM))
-    gallery.add(ids, rows, 1)
-    pairs = join_gallery(gallery, THRESHOLD, known=ids[900:], tile_rows=700).pairs
-    everything = brute_force(ids, rows, THRESHOLD)
-    is_new = np.isin(everything["left"], ids[:900]) | np.isin(everything["right"], ids[:900])
-    assert np.array_equal(pairs.records, everything[is_new])
 
 
 def test_progress_begins_at_nothing_and_counts_every_pair_of_references_once() -> None:
@@ -243,12 +222,6 @@ def test_invalid_joins_are_refused(unit_rows) -> None:
             join([index], None, 0.5, tile_rows=wrong)
         with pytest.raises(SearchInvalid, match="limit"):
             join([index], None, 0.5, limit=wrong)
-
-
-def test_nothing_joins_to_nothing() -> None:
-    assert len(join([], None, 0.5)) == 0
-    assert join([], [], 0.5).left.dtype == np.int64
-    assert join_gallery(Gallery(SegmentedIndex(DIM)), 0.5).ids.tolist() == []
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

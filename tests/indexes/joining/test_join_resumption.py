@@ -19,7 +19,7 @@ from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.tiling import Pairs, Records
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import change_beside_digests, remove_ids
+from tests.indexes.conftest import change_beside_digests
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
 TILES = 8 * 9 // 2
@@ -103,20 +103,6 @@ def test_other_terms_and_other_vectors_are_refused(faces, expected, tmp_path) ->
     assert np.array_equal(join_all(kept, THRESHOLD, **terms).records, expected)
 
 
-def test_references_removed_while_it_was_stopped_are_in_no_pair(faces, expected, tmp_path) -> None:
-    ids, segments = faces[0], cut(faces, 2)
-    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
-    with pytest.raises(Stopped):
-        join_all(segments, THRESHOLD, **terms, progress=stop_after(20))
-    gone = ids[::5]
-    for segment in segments:
-        remove_ids(segment, np.intersect1d(segment.ids, gone))
-    pairs = join_all(segments, THRESHOLD, **terms)
-    stays = ~np.isin(expected["left"], gone) & ~np.isin(expected["right"], gone)
-    assert np.array_equal(pairs.records, expected[stays])
-    assert len(pairs) == stays.sum()
-
-
 def test_a_sweep_goes_on_in_a_gallery_that_has_changed(faces, expected, tmp_path) -> None:
     ids, rows = faces
     gallery = Gallery(SegmentedIndex(DIM, SegmentsConfig(head_rows=200, fan=3), scanner=SCANNER))
@@ -139,28 +125,6 @@ def test_a_sweep_goes_on_in_a_gallery_that_has_changed(faces, expected, tmp_path
     fresh = join_gallery(gallery, THRESHOLD, known=swept.ids)
     both = np.isin(expected["left"], ids[100:]) & np.isin(expected["right"], ids[100:])
     assert np.array_equal(fresh.pairs.records, expected[both & ~there])
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
-    faces, expected, tmp_path, monkeypatch, before: bool
-) -> None:
-    segments, gone = cut(faces, 2), []
-
-    def remove_some(segment: Exact8Segment) -> None:
-        gone.append(segment.ids[::100])
-        remove_ids(segment, gone[-1])
-
-    change_beside_digests(monkeypatch, remove_some, before=before)
-    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
-    for tiles in (3, 12, 25):
-        with pytest.raises(Stopped):
-            join_all(segments, THRESHOLD, **terms, progress=stop_after(tiles))
-    pairs = join_all(segments, THRESHOLD, **terms)
-    away = np.concatenate(gone)
-    stays = ~(np.isin(expected["left"], away) | np.isin(expected["right"], away))
-    assert np.array_equal(pairs.records, expected[stays])
-    assert 0 < stays.sum() < len(expected)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -17,7 +17,6 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from tests.indexes.conftest import open_kernel
-from tests.indexes.oracle import BruteForce
 
 CHANGES = 500
 DIM = 64
@@ -223,24 +222,3 @@ def test_no_search_misses_a_committed_reference_under_concurrent_use(
         assert all(work.result() > 0 for work in running)
     # Segments went: each name was seen in a pin.
     assert use.names - {segment.name for segment in use.gallery.segments}
-    assert_equal_to_flat(use)
-
-
-def assert_equal_to_flat(use: ConcurrentUse) -> None:
-    gallery, oracle = use.gallery, use.oracle
-    entries = oracle.at(gallery.sequence)
-    flat = BruteForce(DIM)
-    flat.add(oracle.ids[entries], oracle.rows[entries])
-    for _ in range(2):
-        assert np.array_equal(gallery.ids, flat.ids)
-        assert np.array_equal(gallery.vectors(flat.ids), flat.vectors(flat.ids))
-        for found, expected in (
-            (gallery.search(oracle.pool, 25).hits, flat.search(oracle.pool, 25)),
-            (gallery.range_search(oracle.pool, 0.5).hits, flat.range_search(oracle.pool, 0.5)),
-        ):
-            assert np.array_equal(found.offsets, expected.offsets)
-            assert np.array_equal(found.ids, expected.ids)
-            assert np.array_equal(found.scores, expected.scores)
-        gallery.settle()
-        gallery.compact()
-    assert use.index.removed_since == {}

@@ -12,23 +12,10 @@ from indexes.segmented.merging import (
     SegmentState,
     due_merge,
     due_rewrite,
-    next_deadline,
-    overdue,
     size_class,
-    with_tombstones,
 )
 
 CONFIG = SegmentsConfig(head_rows=100, fan=4, dead_share=0.2, erasure_deadline_s=60)
-
-
-def test_a_class_holds_sizes_within_a_factor_of_the_fan() -> None:
-    sizes = [1, 100, 399, 400, 1599, 1600, 6399, 6400]
-    assert [size_class(size, CONFIG) for size in sizes] == [0, 0, 0, 1, 1, 2, 2, 3]
-
-
-def test_a_full_class_is_merged_and_a_class_that_is_not_full_is_left() -> None:
-    assert due_merge([100, 120, 5000, 90], CONFIG) == ()
-    assert due_merge([100, 120, 5000, 90, 110], CONFIG) == (0, 1, 3, 4)
 
 
 def test_a_merge_takes_in_the_class_that_its_result_would_fill() -> None:
@@ -68,16 +55,6 @@ def test_segments_stay_few_and_rewrites_rare(
     # Those that are full, and the classes below.
     assert len(segments) <= (fan - 1) * classes + 2 * sum(segments) / most
     assert rewritten <= (classes + 1) * sum(segments)
-
-
-def test_an_overdue_tombstone_is_found_and_nothing_before_its_time() -> None:
-    segments = [SegmentState(100, 0), SegmentState(100, 1, removed_since=1000.0)]
-    assert overdue(segments, CONFIG, now=1059.9) == ()
-    assert overdue(segments, CONFIG, now=1060.0) == (1,)
-    assert next_deadline(segments, CONFIG) == 1060.0
-    assert next_deadline(segments[:1], CONFIG) is None
-    assert with_tombstones(segments) == (1,)
-    assert with_tombstones(segments[:1]) == ()
 
 
 def test_an_empty_segment_goes_first_and_a_dead_share_last() -> None:

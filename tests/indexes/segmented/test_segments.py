@@ -177,20 +177,6 @@ def test_the_certificate_covers_all_parts(index, unit_rows) -> None:
     assert flat_only.search(queries, 2).certificate.compared == 9
 
 
-def test_thousands_of_equal_rows_in_all_parts_keep_the_order_of_ids(unit_rows) -> None:
-    row = unit_rows(1, 64)
-    index = SegmentedIndex(64, SegmentsConfig(head_rows=50, fan=3), scanner=SCANNER)
-    ids = np.random.default_rng(0).permutation(2000)
-    for start in range(0, 2000, 40):
-        index.add(ids[start : start + 40], np.repeat(row, 40, axis=0))
-        if start % 200 == 0:
-            rewrite(index)
-    assert len(index.segments) > 2
-    assert index.search(row, 30).ids.tolist() == list(range(30))
-    assert index.range_search(row, 0.5).ids.tolist() == list(range(2000))
-    assert index.search(row, 5000).ids.tolist() == list(range(2000))
-
-
 def test_what_is_replaced_is_freed_at_once_without_the_garbage_collector(unit_rows) -> None:
     index = SegmentedIndex(64, SegmentsConfig(HEAD_ROWS, 2), scanner=SCANNER)
     rows = unit_rows(8 * HEAD_ROWS, 64)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from indexes import gallery as galleries
 from indexes.base import Hits, Ids, Vectors
-from indexes.errors import IdInvalid, ShardLost, VectorInvalid
-from indexes.exact.exact8 import Exact8Segment, MemoryRows
+from indexes.errors import ShardLost, VectorInvalid
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
@@ -60,12 +60,6 @@ def test_the_place_of_an_id_never_changes() -> None:
     found = virtual_shards_of(np.arange(16), 4)
     assert "".join(map(str, found)) == "3121220320213321"
     assert virtual_shards_of(np.array([2**63 - 1]), 5).tolist() == [4]
-
-
-@pytest.mark.parametrize("step", [1, 2, 64, 1000, 1 << 32])
-def test_ids_that_follow_a_pattern_spread_evenly(step: int) -> None:
-    counts = np.bincount(virtual_shards_of(np.arange(30_000) * step, 3), minlength=3)
-    assert abs(counts - 10_000).max() < 500
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
@@ -177,20 +171,6 @@ def test_removed_references_leave_the_memory_of_all_shards(unit_rows) -> None:
         assert (full.references, index.account().references) == (400, 1)
         assert index.account().total < full.total / 10
         assert index.search(unit_rows(1), 5).ids.tolist() == [0]
-
-
-def test_a_gallery_over_shards_has_a_watermark_and_leaves_upkeep_to_them(unit_rows) -> None:
-    with open_local(PLAN, 2) as index:
-        gallery = Gallery(index)
-        gallery.add(np.arange(20), unit_rows(20), sequence=5)
-        with pytest.raises(IdInvalid):
-            gallery.add(np.arange(19, 30), unit_rows(11), sequence=6)
-        gallery.remove(np.arange(5), sequence=6)
-        found = gallery.search(unit_rows(1), 100)
-        assert (found.sequence, found.searched, len(found.hits.ids)) == (6, 15, 15)
-        assert np.array_equal(gallery.vectors(gallery.ids), unit_rows(20)[5:])
-        assert not gallery.replace_rows("0" * 32, MemoryRows(np.empty((0, 16), np.float32)))
-        assert (gallery.maintain(), gallery.deadline_s()) == (False, None)
 
 
 class SlowToCompact(LocalShard):

@@ -90,15 +90,6 @@ def test_a_wiped_row_is_zeros_however_it_is_read_and_the_others_stay(mapped_rows
     assert matrix[places].any(axis=1).tolist() == [False, True, False]
 
 
-def test_a_mapping_outlives_the_name_of_its_file(tmp_path, sealer, unit_rows, scanner) -> None:
-    index = Exact8Segment(np.arange(300), unit_rows(300), scanner=scanner)
-    rows = map_rows(tmp_path, write_segment(tmp_path, index, sealer), 16, sealer)
-    for path in tmp_path.iterdir():
-        path.unlink()
-    every = np.arange(300)
-    assert np.array_equal(rows.take(every[::-1]), index.rows.take(every[::-1]))
-
-
 @pytest.fixture
 def written(tmp_path, sealer, unit_rows, scanner) -> tuple[Path, SegmentEntry]:
     index = Exact8Segment(np.arange(50), unit_rows(50), scanner=scanner)

@@ -7,7 +7,7 @@ import struct
 import msgspec
 import pytest
 
-from indexes.errors import SnapshotDamaged, SnapshotForeign
+from indexes.errors import SnapshotDamaged
 from indexes.snapshots.manifest import (
     SIZE_LIMIT_BYTES,
     FileEntry,
@@ -112,11 +112,6 @@ def test_what_is_no_manifest_at_all_is_damage(body: bytes) -> None:
 def test_a_valid_body_with_a_recomputed_digest_is_accepted() -> None:
     """Otherwise the two tests above would pass for any input."""
     assert SnapshotManifest.decode(content_of(body_with("loose_rows", 4))) == MANIFEST
-
-
-def test_the_format_before_this_one_is_foreign() -> None:
-    with pytest.raises(SnapshotForeign, match="version 1"):
-        SnapshotManifest.decode(content_of(b'{"header":{},"chunks":[]}', version=1))
 
 
 def test_a_file_too_long_to_be_a_manifest_is_damage() -> None:

@@ -92,16 +92,6 @@ def test_what_is_saved_comes_back(folder, gallery, sealer) -> None:
     assert one.removed_since == other.removed_since
 
 
-def test_rows_rounded_to_float16_come_back_as_they_are(tmp_path, sealer, unit_rows) -> None:
-    config = replace(CONFIG, rows="float16")
-    gallery = build_gallery(unit_rows(90), config)
-    origin = structs.replace(ORIGIN, precision="float16")
-    snapshot.save(tmp_path, gallery, origin, sealer)
-    assert_same(load(tmp_path, sealer, origin, Opening(config, SCANNER)), gallery)
-    with pytest.raises(SnapshotForeign, match="precision"):
-        load(tmp_path, sealer)
-
-
 def test_a_snapshot_whose_mark_is_declined_is_foreign(tmp_path, gallery, sealer) -> None:
     snapshot.save(tmp_path, gallery, ORIGIN, sealer, read_mark=lambda _: "here")
     loaded = snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "here", OPENING)

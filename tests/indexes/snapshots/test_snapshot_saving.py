@@ -47,24 +47,6 @@ def test_a_save_writes_the_state_and_what_was_sealed_since(folder, gallery) -> N
     assert_same(load(folder), gallery)
 
 
-def test_a_gallery_that_was_loaded_writes_no_segment_again(folder) -> None:
-    segments = named(folder, "segment")
-    for opening in (OPENING, MAPPED):
-        loaded = load(folder, opening)
-        snapshot.save(folder, loaded, ORIGIN, SEALER, mapped=opening.mapped)
-        assert named(folder, "segment") == segments
-        assert_same(load(folder), loaded)
-
-
-def test_segments_that_were_merged_leave_no_file(folder, gallery) -> None:
-    gallery.remove(np.arange(0, 64, 16), gallery.sequence + 1)
-    gallery.compact()
-    old = named(folder, "segment")
-    snapshot.save(folder, gallery, ORIGIN, SEALER)
-    assert not named(folder, "segment") & old
-    assert_same(load(folder), gallery)
-
-
 def test_a_new_key_seals_every_file_anew(folder, gallery) -> None:
     before = {path.name for path in folder.iterdir()}
     ring = RING.with_new_data_key()
