@@ -64,18 +64,6 @@ def test_two_who_look_alike_decide_no_threshold_however_many_photographs_they_ha
         assert abs(moved) < 0.02
 
 
-def test_the_order_of_the_photographs_does_not_matter(draw_faces: Faces) -> None:
-    vectors, people = draw_faces(30, 4)
-    by_photograph = np.argsort(np.tile(np.arange(4), 30), kind="stable")
-    one = calibrate(vectors, people, model_digest="d", source="s")
-    other = calibrate(vectors[by_photograph], people[by_photograph], model_digest="d", source="s")
-    for kind in Comparison:
-        thresholds = [
-            [point.threshold for point in made.curve(kind).points] for made in (one, other)
-        ]
-        assert np.allclose(*thresholds, atol=1e-6)
-
-
 def test_people_with_two_photographs_calibrate_and_what_fused_ones_miss_is_not_known(
     draw_faces: Faces,
 ) -> None:

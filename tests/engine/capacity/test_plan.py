@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from engine.capacity.figures import (
-    USUAL,
-    FigureOrigin,
-    MeasuredMachine,
-    PlanFigure,
-    PlanFigures,
-    Quantity,
-    VectorKind,
-)
+from engine.capacity.figures import USUAL, MeasuredMachine, PlanFigures, Quantity, VectorKind
 from engine.capacity.model import (
     Affine,
     Costs,
@@ -191,14 +183,6 @@ def test_a_shortfall_is_explained_in_one_line(demand: Demand, node: Node, words:
     assert json.loads(json.dumps(plan.to_dict()))["feasible"] is False
 
 
-def test_the_figures_that_nobody_measured_are_counted_among_the_assumptions() -> None:
-    known = PlanFigure(0.02, FigureOrigin.MEASURED, "here")
-    figures = replace(FIGURES, found={Quantity.PAIR: known})
-    demand = Demand(faces=1_000, enrollments=1)
-    last = Planning(demand, COSTS, figures, NODE, SHORT).list_assumptions(None)[-1]
-    assert last.startswith(f"{len(Quantity) - 1} figures of those above")
-
-
 @pytest.mark.parametrize(
     ("most", "words"),
     [
@@ -250,15 +234,6 @@ def test_what_is_assumed_of_a_gallery_grows_with_its_vectors() -> None:
         assert half.value(one) == FIGURES.value(one)
     assert large.value(Quantity.HOP) == FIGURES.value(Quantity.HOP)
     assert "512 floats of 32 bits" in large[Quantity.SNAPSHOT_BYTES].source
-
-
-def test_a_plan_is_one_json_document() -> None:
-    plan = plan_for(Demand(faces=10_000_000, enrollments=40, searches=2))
-    document = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
-    assert document["feasible"] is True
-    assert document["layout"]["nodes_with_spare"] == document["layout"]["nodes"] + 1
-    assert document["figures"]["pair"]["unit"] == "core-s"
-    assert document["simulated"]["enroll"]["p99_s"] > 0
 
 
 @pytest.mark.parametrize(

@@ -61,27 +61,6 @@ def test_overload_is_refused_and_the_others_are_not_late(machine, costs) -> None
     assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
 
 
-def test_the_writer_batches_simultaneous_requests(node, costs) -> None:
-    layout = MachineLayout(node=node, ingress_nodes=8)
-    rush = simulate(layout, demand(enrollments=900), costs, SMALL)
-    assert rush.rate > 4 / costs.decision(1)
-
-
-def test_scans_of_searches_slow_decisions(node, costs) -> None:
-    layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
-    large = demand(faces=400_000_000, enrollments=20)
-    quiet = simulate(layout, large, costs, SMALL)
-    busy = simulate(layout, replace(large, searches=20), costs, SMALL)
-    assert quantile(busy.enroll_s, 0.5) > 1.1 * quantile(quiet.enroll_s, 0.5)
-
-
-def test_the_inner_latency_is_part_of_the_whole(node, costs) -> None:
-    layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
-    run = simulate(layout, demand(searches=5), costs, SMALL)
-    assert (run.enroll_inner_s < run.enroll_s).all()
-    assert (run.search_inner_s < run.search_s).all()
-
-
 def share_cores(cores: int, *tasks: tuple[float, float, int]) -> tuple[list[float], float]:
     """When each task (start, seconds, threads) ends, and the core-seconds of all."""
     env = Environment()
@@ -118,10 +97,3 @@ def test_threads_share_the_cores_evenly(
     found, busy = share_cores(cores, *tasks)
     assert found == pytest.approx(ends)
     assert busy == pytest.approx(sum(seconds * threads for _, seconds, threads in tasks))
-
-
-def test_the_slowest_of_many_scans_is_the_median_of_their_greatest(costs) -> None:
-    drawn = np.exp(np.random.default_rng(2).normal(0, 0.2, (20_000, 12))).max(axis=1)
-    spread = replace(costs, scan_spread=0.2)
-    assert spread.slowest_of(12) == pytest.approx(float(np.median(drawn)), rel=0.01)
-    assert spread.slowest_of(1) == spread.slowest_of(0) == 1

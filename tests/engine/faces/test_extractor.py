@@ -118,12 +118,6 @@ def test_of_a_picture_too_dark_or_bright_for_any_face_this_is_told_first(extract
     assert told == [dark, (Reason.NO_FACE,), bright]
 
 
-def test_two_people_are_several_faces(extractor, astronaut, encode) -> None:
-    both = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
-    (extracted,) = extractor.extract([encode(both)])
-    assert found(extracted).problems == (Reason.SEVERAL_FACES,)
-
-
 def test_small_face_beside_the_subject_does_not_count(
     extractor, portrait, astronaut, encode
 ) -> None:
@@ -208,10 +202,6 @@ def test_bad_photograph_in_a_batch_is_a_value_in_its_place(extractor, photo) -> 
     assert isinstance(cut, ImageDamaged)
     assert isinstance(empty, ImageError)
     np.testing.assert_allclose(vector(good), vector(again), atol=1e-6)
-
-
-def test_no_photographs_give_no_extractions(extractor) -> None:
-    assert extractor.extract([]) == []
 
 
 @pytest.mark.parametrize(("threads", "chunk_size"), [(1, 1), (3, 2), (2, 100)])

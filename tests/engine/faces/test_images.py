@@ -98,11 +98,6 @@ def test_truncated_file_is_refused_as_damaged(
         decode(data[: int(len(data) * share)])
 
 
-def test_empty_file_is_refused_as_damaged(decode) -> None:
-    with pytest.raises(ImageDamaged, match="empty"):
-        decode(b"")
-
-
 @pytest.mark.parametrize(
     "data",
     [

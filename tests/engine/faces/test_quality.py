@@ -124,13 +124,6 @@ def test_bad_light_is_named(crop, landmarks, gain: float, offset: float, reason:
     assert reason in find_problems(quality, QualityLimits())
 
 
-def test_eye_distance_is_in_pixels_of_the_picture_given(crop, landmarks, measured) -> None:
-    wanted = np.linalg.norm(landmarks[1] - landmarks[0])
-    assert measured.inter_eye_px == pytest.approx(wanted, rel=1e-6)
-    doubled = measure_quality(crop, landmarks * 2, 0.9, 100_000, (512, 512))
-    assert doubled.inter_eye_px == pytest.approx(2 * wanted, rel=1e-6)
-
-
 def test_crop_of_another_size_is_measured_alike(astronaut, landmarks, measured) -> None:
     large = measure_quality(align(astronaut, landmarks, 224), landmarks, 0.9, 100_000, (512, 512))
     assert large.exposure == pytest.approx(measured.exposure, abs=0.01)

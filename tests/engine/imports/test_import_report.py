@@ -2,23 +2,12 @@ import csv
 import stat
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from engine.errors import RequestError
-from engine.imports.import_report import FaultReport, Tally
+from engine.imports.import_report import FaultReport
 from engine.imports.row_parser import Code, Columns, Field, RowFault
 from schema.reasons import Reason
-
-
-def test_counts_add_up() -> None:
-    one = Tally(rows=2, failed=1, failures={"A": 1})
-    other = Tally(rows=3, lines=1, failures={"A": 1, "B": 2}, warnings={"C": 1})
-    both = one.plus(other)
-    assert (both.rows, both.failed, both.lines) == (5, 1, 1)
-    assert (both.failures, both.warnings) == ({"A": 2, "B": 2}, {"C": 1})
-    assert msgspec.convert(msgspec.to_builtins(both), Tally) == both
-
 
 COLUMNS = Columns({Field.NAME: 0}, {Field.NAME: "name"})
 MISSING = RowFault(Field.NAME, Code.VALUE_MISSING)

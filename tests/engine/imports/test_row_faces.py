@@ -14,7 +14,6 @@ from engine.errors import ImageError
 from engine.faces.extractor import Kinds
 from engine.imports.row_faces import FaceLoader, PhotographFolder, RowFaces, group_rows, judge_row
 from engine.imports.row_parser import Code, Field, Row, RowFault
-from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument
 from engine.matching.samples import Sample
 from schema.reasons import Reason
@@ -106,14 +105,6 @@ def pair(score: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def judge(live: Any, portrait: Any, *faults: RowFault) -> Any:
     return judge_row(RowFaces(Row(1, faults, "Name", DOCUMENT), live, portrait, 2, {}), VERIFY)
-
-
-def test_two_photographs_of_one_person_make_one_reference() -> None:
-    live, portrait = pair(0.8)
-    judged = judge(live, portrait)
-    assert judged.faults == ()
-    assert judged.is_fused
-    assert np.array_equal(judged.subscriber.vector, fuse_vectors(live, portrait))
 
 
 @pytest.mark.parametrize(("score", "passes"), [(0.41, True), (0.39, False), (-0.5, False)])

@@ -29,12 +29,6 @@ def test_builtin_model_is_installed_and_is_the_one_its_card_names(name: str, rol
     assert locate(card).is_file()
 
 
-def test_builtin_embedder_names_its_calibration_beside_the_card() -> None:
-    card = builtin_card("sface")
-    assert card.calibration_path == card.folder / "sface.calibration.json"
-    assert card.dimension == 128
-
-
 def test_locating_a_model_never_imports_the_wheel_that_brings_it() -> None:
     code = (
         "import sys\nfrom engine.models.catalog import builtin_card, locate\n"
@@ -64,11 +58,6 @@ def test_own_card_needs_no_more_than_the_file_and_its_contract(make_card) -> Non
 def test_steps_are_put_in_the_order_of_application(make_card) -> None:
     card = make_card(extra='rewriting = ["expand-prelu", "fold-weights"]\n')
     assert card.rewriting == (Step.FOLD_WEIGHTS, Step.EXPAND_PRELU)
-
-
-def test_missing_card_is_reported_with_its_path(tmp_path) -> None:
-    with pytest.raises(ModelMissing, match=r"none\.toml"):
-        load_card(tmp_path / "none.toml")
 
 
 def test_missing_model_file_is_reported_with_its_path(make_card) -> None:

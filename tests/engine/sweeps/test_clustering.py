@@ -1,6 +1,5 @@
 """Clusters: not held together by chains, independent of order, near pairs do not count."""
 
-from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -15,8 +14,6 @@ from engine.sweeps.clustering import (
     LinkTable,
     Owners,
     ReadVectors,
-    _merge,
-    _Ties,
     cluster_links,
     find_near,
     make_links,
@@ -60,13 +57,6 @@ def doubtful(draw: st.DrawFn) -> tuple[Scores, Scores]:
     return links, dict.fromkeys(near, 0.45)
 
 
-def test_two_strangers_linked_through_a_third_are_split_at_the_weaker_link() -> None:
-    links = {(1, 2): 0.9, (2, 3): 0.8}
-    (cluster,) = cluster_links(table(links))
-    assert cluster.members.tolist() == [1, 2]
-    assert (cluster.severed["left"].tolist(), cluster.severed["right"].tolist()) == ([2], [3])
-
-
 RING, OTHER = list(range(6)), list(range(10, 15))
 
 
@@ -97,12 +87,6 @@ def test_a_near_pair_does_not_split_a_cluster_and_a_missing_one_does() -> None:
     longer = links | {(3, 4): 0.7}
     (cluster,) = cluster_links(table(longer), table({(1, 3): 0.55, (2, 4): 0.55}))
     assert cluster.members.tolist() == [1, 2, 3]
-
-
-def test_a_member_linked_to_half_of_its_cluster_leaves_it() -> None:
-    links = {(0, 1): 0.91, (0, 4): 0.78, (1, 4): 0.7, (2, 4): 0.91, (3, 4): 0.91}
-    (cluster,) = cluster_links(table(links), table({(0, 2): 0.45, (1, 3): 0.45}))
-    assert cluster.members.tolist() == [0, 1, 4]
 
 
 def test_near_pairs_alone_hold_no_cluster_together() -> None:
@@ -189,20 +173,6 @@ def test_no_link_is_lost_and_no_document_is_in_two_clusters(drawn: tuple[Scores,
             assert len(own & {int(one) for one in pair}) == 1
 
 
-@given(graphs())
-@settings(max_examples=300)
-def test_merging_all_best_partners_at_once_equals_merging_the_best_pair_repeatedly(
-    links: Scores,
-) -> None:
-    size = 1 + max(max(pair) for pair in links)
-    ends = np.array(list(links), np.int64)
-    steps = np.rint(np.array(list(links.values())) * (1 << 24)).astype(np.int64)
-    ones = np.ones_like(steps)
-    ties = _Ties(ends[:, 0], ends[:, 1], ones, steps, 0 * ones)
-    at_once = _merge(np.arange(size), ties)
-    assert at_once.tolist() == merge_greedily(size, links)
-
-
 def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
     rng = np.random.default_rng(5)
     left, right = rng.integers(0, 40_000, (2, 50_000))
@@ -236,38 +206,6 @@ def describe(clusters: list[Cluster]) -> list[list[object]]:
         ]
         for cluster in clusters
     ]
-
-
-def merge_greedily(size: int, links: Scores) -> list[int]:
-    """The definition: merges the best pair of clusters until none may merge."""
-    clusters: list[tuple[int, ...]] = [(one,) for one in range(size)]
-
-    def weigh(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Fraction, Fraction]:
-        scores = [
-            Fraction(links[min(a, b), max(a, b)])
-            for a in one
-            for b in other
-            if (min(a, b), max(a, b)) in links
-        ]
-        share = Fraction(len(scores), len(one) * len(other))
-        return share, sum(scores, Fraction(0)) / len(scores) if scores else Fraction(0)
-
-    while True:
-        candidates = [
-            (-share, -mean, one[0], other[0], one, other)
-            for one, other in combinations(sorted(clusters), 2)
-            for share, mean in [weigh(one, other)]
-            if share > Fraction(1, 2)
-        ]
-        if not candidates:
-            break
-        *_, one, other = min(candidates)
-        clusters = [each for each in clusters if each not in (one, other)]
-        clusters.append(tuple(sorted(one + other)))
-    labels: NDArray[np.int64] = np.empty(size, np.int64)
-    for cluster in clusters:
-        labels[list(cluster)] = min(cluster)
-    return labels.tolist()
 
 
 THRESHOLD = 0.6

@@ -180,20 +180,6 @@ def test_a_pace_is_measured_with_rows_for_less_than_a_second(
     assert sizes == [4096, 4096, rows]
 
 
-def test_for_few_comparisons_a_first_look_is_enough(monkeypatch) -> None:
-    sizes: list[int] = []
-    timed = join._time_join
-
-    def watch(rows: int, dim: int, scanner: Scanner) -> float:
-        sizes.append(rows)
-        return timed(rows, dim, scanner)
-
-    monkeypatch.setattr(join, "_time_join", watch)
-    with closing(Scanner(threads=1)) as scanner:
-        assert measure_pace(64, scanner, comparisons=1000) > 0
-    assert sizes == [4096, 4096]
-
-
 def test_the_remaining_time_is_that_of_this_run_alone() -> None:
     now = 100.0
     count = ProgressCount(lambda: now)

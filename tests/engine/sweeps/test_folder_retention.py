@@ -33,11 +33,6 @@ def test_a_single_remaining_member_is_no_group() -> None:
     assert list(without_documents([ring("a", "b")], {"b"}, THRESHOLD)) == []
 
 
-def test_groups_of_others_stay_as_they_are() -> None:
-    groups = [ring("a", "b", "c"), ring("d", "e")]
-    assert list(without_documents(groups, {"z"}, THRESHOLD)) == groups
-
-
 def test_a_group_without_links_is_removed_with_its_last_document() -> None:
     def resale(*names: str) -> Group:
         people = tuple(Identity(name, (1,)) for name in names)

@@ -98,14 +98,6 @@ def test_a_document_erased_meanwhile_holds_no_group_together() -> None:
     assert group_faces(pairs({(1, 2): 0.9}), THRESHOLD, facts) == []
 
 
-def test_only_groups_with_a_fresh_link_are_returned() -> None:
-    facts = list_facts([identity(number) for number in range(8)])
-    old = {(1, 2): 0.9, (3, 4): 0.9}
-    new = {(3, 6): 0.8, (4, 6): 0.8}
-    (group,) = group_faces(pairs(old | new), THRESHOLD, facts, fresh=np.array([6, 7]))
-    assert ids(group) == ["doc-003", "doc-004", "doc-006"]
-
-
 @given(
     st.dictionaries(
         st.tuples(st.integers(0, 13), st.integers(0, 13)).filter(lambda pair: pair[0] < pair[1]),
@@ -126,11 +118,6 @@ def test_fresh_groups_are_those_of_all_groups_with_a_fresh_link(
     ]
     found = group_faces(pairs(scores), THRESHOLD, facts, fresh=np.array(sorted(fresh), np.int64))
     assert found == expected
-
-
-def test_no_pairs_and_no_people_make_no_groups() -> None:
-    assert group_faces(pairs({}), THRESHOLD, list_facts([])) == []
-    assert group_faces(pairs({}), THRESHOLD, list_facts([identity(1)])) == []
 
 
 @given(st.permutations(range(12)), st.permutations(range(12)))
@@ -161,15 +148,6 @@ def test_a_key_depends_only_on_kind_and_members() -> None:
         group_key(GroupKind.ONE_FACE, ["a"], ["b"]),
     }
     assert len(others | {key}) == 4
-
-
-def test_a_group_keeps_its_key_when_its_lines_change() -> None:
-    people = [identity(1), identity(2)]
-    (before,) = group_faces(pairs({(1, 2): 0.9}), THRESHOLD, list_facts(people))
-    disputed = [replace(one, disputes=1) for one in people]
-    (after,) = group_faces(pairs({(1, 2): 0.8}), THRESHOLD, list_facts(disputed))
-    assert after.key == before.key
-    assert after.risk != before.risk
 
 
 @given(

@@ -1,6 +1,5 @@
 """Risk by stated scales, where more never brings less; totals count each line and document once."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
@@ -155,13 +154,6 @@ def line(name: str, carrier: str, outlet: str, days: int = 0, status: str = "act
     return LineFact(name, carrier, outlet, MONDAY + timedelta(days=days), status)
 
 
-def test_no_group_is_a_summary_of_zeros() -> None:
-    summary = summarise([])
-    assert summary.totals.groups == summary.totals.lines == 0
-    assert summary.totals.kinds == dict.fromkeys(GroupKind, 0)
-    assert summary.outlets == summary.carriers == summary.weeks == ()
-
-
 def test_what_two_groups_share_counts_once() -> None:
     shared = Identity("a", (1,), (line("1", "north", "n1"),))
     other = Identity("b", (2,), (line("2", "south", "s1", status="disputed"),))
@@ -199,17 +191,6 @@ def test_quiet_weeks_are_filled_in_and_old_ones_cut() -> None:
     assert [week.lines for week in fill_weeks(weeks, 10)] == [5, 0, 0, 2]
     assert [week.lines for week in fill_weeks(weeks, 2)] == [0, 2]
     assert fill_weeks([], 10) == ()
-
-
-def test_counts_are_plain_json() -> None:
-    one = Identity("a", (1,), (line("1", "north", "n1"),))
-    counts = summarise([make_group("face", one)]).counts()
-    assert json.loads(json.dumps(counts)) == counts
-    assert counts["kinds"] == {
-        "one_face_many_documents": 1,
-        "one_document_many_faces": 0,
-        "resale_ring": 0,
-    }
 
 
 @given(

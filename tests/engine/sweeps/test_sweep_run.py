@@ -1,35 +1,19 @@
 """A sweep finds every pair between documents, groups them, and can be resumed after a kill."""
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 
-from engine.registry.accounts import Carrier
 from engine.registry.database import new_id
-from engine.registry.keyring import KeyRing
-from engine.registry.store import Store
-from engine.registry.vault import Vault
 from engine.sweeps import sweep_run
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import Progress, join_gallery
 from schema.cases import Outcome
 from schema.sweeps import GroupKind, SweepTerms
-from tests.engine.sweeps.synthetic_registry import (
-    OUTLETS,
-    THRESHOLD,
-    SyntheticRegistry,
-    faces,
-    other_photographs,
-)
+from tests.engine.sweeps.synthetic_registry import THRESHOLD, faces, other_photographs
 
 DIM = 32
 PEOPLE = 120
@@ -206,88 +190,3 @@ def test_its_check_stops_it_before_a_tile_is_made(registry, tmp_path) -> None:
             check=refuse,
         )
     assert seen == [0]
-
-
-CHILD = """
-import json, sys
-from functools import partial
-from itertools import pairwise
-from pathlib import Path
-from engine.matching.recovery import restore_gallery
-from engine.registry.keyring import KeyRing
-from engine.registry.store import Store
-from engine.registry.vault import Vault
-from engine.sweeps.folder import SweepFolder
-from schema.sweeps import SweepTerms
-from engine.sweeps.sweep_run import SweepTask, run_sweep
-from indexes.joining.join import join_gallery
-
-url, ring, folder, sweep_id, dim = sys.argv[1:]
-vault = Vault(KeyRing.load(Path(ring)), int(dim))
-store = Store.open(url, vault, model_digest="m")
-gallery = restore_gallery(store, Path(folder) / "snapshot").gallery
-
-def report(progress):
-    print(progress.tiles_done, progress.tiles, flush=True)
-
-task = SweepTask(
-    id=sweep_id, terms=SweepTerms(threshold=0.8), folder=SweepFolder(Path(folder) / "sweep")
-)
-task.folder.make()
-join = partial(join_gallery, gallery, tile_rows=64)
-result = run_sweep(task, join, store, read_vectors=gallery.held, progress=report)
-keys = [group.key for group in result.groups]
-print(json.dumps([keys, result.pairs.tolist()]), flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_finds_the_same_and_repeats_a_tile_at_most(
-    sqlite_url, tmp_path
-) -> None:
-    ring = tmp_path / "keyring.json"
-    vault = Vault(KeyRing.create(ring), DIM)
-    rows = faces(1500, DIM)
-    with Store.create(sqlite_url, vault, model_digest="m") as store, store.writer() as writer:
-        registry = SyntheticRegistry.of(store, writer)
-        for carrier in ("red", "blue"):
-            store.add_carrier(Carrier(carrier, carrier), actor="test")
-        for carrier, outlet in OUTLETS:
-            store.add_outlet(outlet, carrier, actor="test")
-        registry.enroll(rows)
-        registry.enroll(other_photographs(rows[:100], seed=1))
-    arguments = (sqlite_url, str(ring), str(tmp_path), new_id(), str(DIM))
-    uninterrupted = tmp_path / "uninterrupted"
-    uninterrupted.mkdir()
-    whole, _ = run_and_kill((*arguments[:2], str(uninterrupted), *arguments[3:]), after=1 << 30)
-    rng, made, kills = random.Random(3), 0, 0
-    while True:
-        lines, is_killed = run_and_kill(
-            arguments, after=rng.randint(10, 120) if kills < 2 else 1 << 30
-        )
-        tiles = [int(line.split()[0]) for line in lines if line[:1].isdigit()]
-        made += len(tiles) - 1 if tiles else 0
-        if not is_killed:
-            break
-        kills += 1
-    assert kills == 2
-    assert json.loads(lines[-1]) == json.loads(whole[-1])
-    total = int(whole[0].split()[1])
-    # A reported tile is never made again; a saved one may not have been reported.
-    assert total - kills <= made <= total
-
-
-def run_and_kill(arguments: tuple[str, ...], after: int) -> tuple[list[str], bool]:
-    """Output lines of a run, and whether it was killed after `after` of them."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True
-    )
-    lines: list[str] = []
-    with child.stdout:
-        for line in child.stdout:
-            lines.append(line.strip())
-            if len(lines) == after:
-                os.kill(child.pid, signal.SIGKILL)
-                lines += [rest.strip() for rest in child.stdout]
-                break
-    return lines, child.wait() == -signal.SIGKILL

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,7 +20,7 @@ from engine.sweeps.report.views import (
     draw_scores,
     draw_timeline,
 )
-from engine.sweeps.risk import Week, fill_weeks, summarise
+from engine.sweeps.risk import fill_weeks, summarise
 from schema.sweeps import Link
 
 
@@ -89,10 +88,6 @@ def test_the_busiest_week_is_named(make_group) -> None:
     drawing = draw_timeline(weeks)
     assert "2024-03-04 to 2024-03-11; most in the week of 2024-03-04: 14." in drawing
     assert "week of 2024-03-04: 14" in read_texts(drawing)
-
-
-def test_weeks_without_lines_are_drawn() -> None:
-    assert "most in the week of 2024-03-04: 0." in draw_timeline([Week(date(2024, 3, 4), 0)])
 
 
 def test_another_process_draws_the_same_bytes() -> None:
