@@ -140,29 +140,6 @@ def test_a_call_that_would_not_fit_begins_the_next_batch_and_is_never_split(
     assert doubler.batches[1:] == [[1, 2], [3, 4], [5, 6, 7, 8], [9]]
 
 
-def test_a_call_that_is_alone_shares_its_batch_with_nobody_and_keeps_its_turn(
-    open_batcher, doubler
-) -> None:
-    batcher = open_batcher()
-    with held(batcher, doubler):
-        calls = [batcher.submit(call(number, alone=number == 3)) for number in range(1, 6)]
-    wait(calls, ANSWER_S)
-    assert doubler.batches[1:] == [[1, 2], [3], [4, 5]]
-
-
-def test_a_full_lane_refuses_at_once_and_one_heavy_call_alone_is_taken(
-    open_batcher, doubler
-) -> None:
-    batcher = open_batcher(Lane(2, capacity=3))
-    with held(batcher, doubler):
-        heavy = batcher.submit(call(1, 2, 3, 4))
-        with pytest.raises(Overloaded) as refused:
-            batcher.submit(call(5))
-        assert refused.value is not REFUSALS.full
-    assert heavy.result(ANSWER_S) == [2, 4, 6, 8]
-    assert batcher.submit(call(5)).result(ANSWER_S) == [10]
-
-
 def test_all_lanes_together_have_a_bound_of_their_own(open_batcher, doubler) -> None:
     batcher = open_batcher(Lane(4, capacity=2), Lane(4), capacity=4)
     with held(batcher, doubler):

@@ -95,15 +95,6 @@ def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_d
     assert not lines.store.open_line_counts([lines.line(ids[0]).document_id])
 
 
-def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines) -> None:
-    (line,) = lines.open(1)
-    lines.report(line, DEVICE_CHANGE, START)
-    assert lines.advance(400 * DAY) == 1
-    assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
-    assert lines.advance(30 * DAY - HOUR) == 0
-    assert lines.advance(HOUR) == 1
-
-
 def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(lines) -> None:
     (line,) = lines.open(1)
     lines.report(line, DEVICE_CHANGE, START)
@@ -173,16 +164,6 @@ def test_a_number_that_is_ported_out_ends_its_line_once(lines) -> None:
         lines.report(number, LineEventKind.PORT_OUT, START, carrier="blue")
     assert lines.store.life.asked_of([line]) == {line: []}
     assert lines.advance(90 * DAY) == 0
-
-
-def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(lines) -> None:
-    (line,) = lines.open(1)
-    lines.report(line, DEVICE_CHANGE, START)
-    lines.close(line)
-    assert lines.store.life.asked_of([line]) == {line: []}
-    assert lines.advance(3 * HOUR) == 0
-    told = [kind for kind, _ in lines.story(line)]
-    assert sorted(told) == ["closed", "device_change", "reverify_asked"]
 
 
 def check(lab: Any, registrar: Any, line: str, face: Any, **more: Any) -> Any:

@@ -103,18 +103,6 @@ def test_a_face_that_is_not_kept_by_now_is_not_entered_whatever_held_when_it_was
     assert len(plan.vectors) == 1
 
 
-def test_an_erased_holder_may_come_again(lab, registrar) -> None:
-    from engine.matching.holders import erase_holder
-
-    for _ in range(2):
-        (admission,) = registrar.run(
-            lambda writer, _now: admit(lab.store, registrar.gallery, writer, [subscriber(1, 1, 1)])
-        )
-        assert (admission.adds_reference, admission.adds_line) == (True, True)
-        document = Document("cn-ric", number(1), "Holder 1")
-        erase_holder(registrar, lab.store, document, "test")
-
-
 ROWS = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 2), st.none() | st.integers(0, 5)), max_size=12
 )

@@ -1,7 +1,6 @@
 from datetime import UTC, date, datetime
 from typing import Any
 
-import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
@@ -16,7 +15,6 @@ from engine.matching.holders import (
     watch_face,
 )
 from engine.matching.lines import unblock_document
-from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
@@ -60,21 +58,6 @@ def test_an_erased_holder_is_out_of_every_search_and_of_the_store(lab, registrar
         lab.store.identity(certificate.document_id)
     assert (certificate.references, certificate.lines) == (1, 1)
     assert verify_chain(lab.store).intact
-
-
-def test_an_erasure_is_replayed_over_a_snapshot_that_still_holds_the_face(lab) -> None:
-    person, request = lab.newcomer()
-    with lab.registrar() as registrar:
-        registrar.enroll([request, lab.request()])
-        save_snapshot(lab.store, registrar.gallery, lab.folder)
-        erase_holder(registrar, lab.store, request.document, "test")
-        registrar.enroll([lab.request()])
-        expected = registrar.gallery
-    restored = restore_gallery(lab.store, lab.folder)
-    assert (restored.loaded, restored.replayed) == (2, 2)
-    np.testing.assert_array_equal(restored.gallery.ids, expected.ids)
-    assert restored.gallery.sequence == expected.sequence
-    assert identify(person[None], restored.gallery, lab.store, threshold=0.6)[0].candidates == ()
 
 
 def test_nobody_can_be_erased_who_is_not_enrolled(lab, registrar) -> None:

@@ -49,6 +49,9 @@ from tests.engine.records import newest_cases
 from tests.tables import tables
 
 RULES = PeopleRules(age_of_majority=17, exceptions=True, exceptions_per_outlet=2)
+RED: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
+FACELESS: dict[str, Any] = {"live": ABSENT, "portrait": ABSENT}
+EXCUSED: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
 
 
 @pytest.fixture
@@ -275,12 +278,11 @@ def test_an_exception_of_which_retention_has_left_nothing_is_not_granted(
 
 
 def test_a_granted_exception_activates_the_document_of_who_asked_for_it(lab, registrar) -> None:
-    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     person, store = lab.people.person(), lab.store
     # Tried first by somebody of another name, who asks for an exception as well.
     squatter = structs.replace(card(1), name="Somebody Else", expires_on=date(2031, 1, 1))
-    tried = ask(registrar, lab.request(document=squatter, **excused))[0]
-    honest = lab.request(person, document=card(1), **excused)
+    tried = ask(registrar, lab.request(document=squatter, **EXCUSED))[0]
+    honest = lab.request(person, document=card(1), **EXCUSED)
     asked = ask(registrar, honest)[0]
     document_id = asked.decided.document_id
     assert document_id == tried.decided.document_id
@@ -320,22 +322,20 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(lab, regis
 
 def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab) -> None:
     rules = replace(RULES, exceptions_per_outlet=9)
-    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
-    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
     person, store = lab.people.person(), lab.store
     with lab.registrar(people=rules) as registrar:
-        held = lab.request(person, document=card(1), **red)
-        blocked, dead = (lab.request(document=card(serial), **red) for serial in (2, 3))
+        held = lab.request(person, document=card(1), **RED)
+        blocked, dead = (lab.request(document=card(serial), **RED) for serial in (2, 3))
         first = ask(registrar, held, blocked, dead)
         deaths.report(registrar, store, first[2].decided.document_id, DeathSource.REGISTRY, ANNE)
         block_document(registrar, store, card(2), "test")
         asked = ask(
             registrar,
-            lab.request(document=card(9), live=ABSENT, **excused),
-            lab.request(document=card(10), live=ABSENT, msisdn=held.msisdn, **excused),
-            lab.request(document=card(1), **excused),
-            lab.request(document=card(2), live=ABSENT, **excused),
-            lab.request(document=card(3), live=ABSENT, **excused),
+            lab.request(document=card(9), live=ABSENT, **EXCUSED),
+            lab.request(document=card(10), live=ABSENT, msisdn=held.msisdn, **EXCUSED),
+            lab.request(document=card(1), **EXCUSED),
+            lab.request(document=card(2), live=ABSENT, **EXCUSED),
+            lab.request(document=card(3), live=ABSENT, **EXCUSED),
         )
         told = [one.reasons for one in asked]
         assert told == [
@@ -358,10 +358,9 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
 
 
 def test_an_exception_takes_nobody_past_a_guardian_or_a_face(lab, registrar) -> None:
-    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
-    child = lab.request(document=card(1, CHILD), **excused)
+    child = lab.request(document=card(1, CHILD), **EXCUSED)
     assert ask(registrar, child)[0].reasons == (Reason.EXCEPTION_NOT_OFFERED,)
-    renewed = lab.request(document=card(2), replaces=card(3), **excused)
+    renewed = lab.request(document=card(2), replaces=card(3), **EXCUSED)
     (refused,) = registrar.enroll([renewed])
     assert isinstance(refused, RequestError)
 
@@ -383,14 +382,13 @@ def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
 
 def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab) -> None:
     rules = replace(RULES, exceptions_per_outlet=9)
-    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
     holder, other = lab.people.person(), lab.people.person()
     with lab.registrar(people=rules) as registrar:
         asked = ask(
             registrar,
-            lab.request(other, document=card(1), **excused),
-            lab.request(other, document=card(2), **excused),
-            lab.request(holder, document=card(2), **excused),
+            lab.request(other, document=card(1), **EXCUSED),
+            lab.request(other, document=card(2), **EXCUSED),
+            lab.request(holder, document=card(2), **EXCUSED),
         )
         # Enrolled under the first meanwhile, and by an exception under the second.
         held = approve(registrar, lab.request(holder, document=card(1)))
@@ -670,14 +668,13 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab) -> None:
 def test_people_are_asked_of_what_is_in_doubt_alone(lab) -> None:
     child, store = lab.people.person(), lab.store
     waived = replace(RULES, minor_face="guardian")
-    faceless = {"live": ABSENT, "portrait": ABSENT}
 
     def bring(serial: int) -> GuardianShown:
         return lab.guardian(lab.people.person(), serial)
 
     with lab.registrar(people=waived) as registrar:
         ask(registrar, lab.request(child, document=card(1, CHILD), guardian=bring(2)))
-        ask(registrar, lab.request(document=card(3, CHILD), **faceless, guardian=bring(4)))
+        ask(registrar, lab.request(document=card(3, CHILD), **FACELESS, guardian=bring(4)))
         # Beyond doubt the old document's holder, and a guardian whom the new one does not know.
         renewed = {"document": card(3, CHILD), "replaces": card(1, CHILD), "guardian": bring(5)}
         asked = ask(registrar, lab.request(child, **renewed))[0]
@@ -833,11 +830,10 @@ def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(lab, regi
 
 def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(lab, registrar) -> None:
     parent, store = lab.people.person(), lab.store
-    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
     answers = ask(
         registrar,
         lab.request(document=card(1, CHILD), guardian=lab.guardian(parent, 2)),
-        lab.request(document=card(3, CHILD), guardian=lab.guardian(parent, 2), **red),
+        lab.request(document=card(3, CHILD), guardian=lab.guardian(parent, 2), **RED),
     )
     assert [one.decision for one in answers] == [Decision.APPROVED] * 2
     document_id = answers[0].decided.guardian_document_id

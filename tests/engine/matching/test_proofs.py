@@ -49,7 +49,7 @@ from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofL
 from schema.reasons import Decision, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, Lab, card, close, guard_of
 from tests.engine.matching.test_bulk_enrollment import admit, number, subscriber
-from tests.engine.matching.test_people import ask
+from tests.engine.matching.test_people import RED, ask
 from tests.tables import tables
 
 US, KEY = "deployment", ECKey.generate_key("P-256", parameters={"kid": "one"})
@@ -60,7 +60,6 @@ RULES = PeopleRules(
     carriers={"red": CarrierPeople(proofs={})},
 )
 NO_FACES = PeopleRules(carriers={"blue": CarrierPeople(keep_faces="none")})
-RED = {"carrier": "red", "outlet": "red-1"}
 TERMS = ProofTerms(
     {
         "state": frozenset({ProofWay.MOBILE_ID, ProofWay.CERTIFICATE}),

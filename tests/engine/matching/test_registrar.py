@@ -6,13 +6,11 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-import numpy as np
 import pytest
 from msgspec import structs
 
 from engine.errors import GalleryBehind, SosieError
 from engine.matching import requests as intake
-from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument, check_document
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -20,14 +18,6 @@ from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from schema.documents import Document
 from schema.reasons import Decision
-
-
-def test_a_batch_is_compared_with_itself_in_arrival_order(lab, registrar) -> None:
-    person = lab.people.person()
-    outcomes = registrar.enroll([*(lab.request(person) for _ in range(8))])
-    decisions = [outcome.decision for outcome in outcomes]
-    assert decisions == [Decision.APPROVED] + [Decision.REJECTED] * 7
-    assert lab.store.counts()["live_references"] == 1
 
 
 def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab) -> None:
@@ -112,19 +102,3 @@ def test_a_registrar_does_not_start_on_a_gallery_that_lags(lab) -> None:
         pytest.fail("started")
     with lab.registrar() as registrar:
         assert len(registrar.gallery) == 1
-
-
-def test_a_score_does_not_depend_on_who_else_is_in_the_batch(lab, registrar) -> None:
-    person = lab.people.person()
-    first, again = lab.request(person), lab.request(person)
-    others = [lab.request() for _ in range(20)]
-    together = registrar.enroll([first, *others, again])[-1].decided
-    candidate = together.duplicate_search.candidates[0]
-    probe = fuse_vectors(again.live.vector, again.portrait.vector)
-    reference = fuse_vectors(first.live.vector, first.portrait.vector)
-    assert candidate.score == float(
-        np.float32(reference.astype(np.float64) @ probe.astype(np.float64))
-    )
-    assert together.scores.live_portrait == float(
-        np.float32(again.live.vector.astype(np.float64) @ again.portrait.vector.astype(np.float64))
-    )

@@ -12,7 +12,6 @@ from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
-from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderComparison, HolderProbe
 from engine.registry import references
@@ -149,14 +148,6 @@ def test_a_tenant_checks_only_its_own_lines_and_holders(lab, registrar) -> None:
     with pytest.raises(NotFound):
         check_document(registrar, lab.store, request.document, probe_of(person, "blue"), print)
     assert check_document(registrar, lab.store, request.document, probe_of(person), print)
-
-
-def test_an_erased_holder_is_not_found(lab, registrar) -> None:
-    person, request, held = lab.holder(registrar)
-    erase_holder(registrar, lab.store, request.document, "test")
-    for target in (request.document, held.document_id, "no id at all"):
-        with pytest.raises(NotFound):
-            check_document(registrar, lab.store, target, probe_of(person), print)
 
 
 def test_a_check_that_cannot_be_audited_is_not_told(lab, registrar) -> None:

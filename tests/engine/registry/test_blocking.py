@@ -6,7 +6,6 @@ from sqlalchemy import select
 from engine.errors import NotFound, StorageFailed
 from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument, DocumentBlock, EndedBlock
-from engine.registry.retention import DocumentErasure
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
 from tests.engine.registry.conftest import Writes, committed, erasure
@@ -63,25 +62,6 @@ def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, bl
     }
 
 
-def test_erased_and_blocked_document_cannot_be_enrolled_anew(
-    store, writer, blocked, commit
-) -> None:
-    document = blocked.documents[0]
-    erase(writer, blocked, 0)
-    with pytest.raises(StorageFailed, match="lookup"):
-        commit(replace(document, id=new_id()))
-    with pytest.raises(StorageFailed, match="not there or was changed"):
-        commit(ActivatedDocument(document))
-    assert found(store, document).status is DocumentStatus.BLOCKED
-
-
-def test_erased_document_is_not_erased_again(store, writer, blocked, commit) -> None:
-    for place in (0, 1):
-        erase(writer, blocked, place)
-        with pytest.raises(StorageFailed, match="not there or was changed"):
-            commit(DocumentErasure(blocked.documents[place].id, "test"))
-
-
 def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit) -> None:
     active, attempted = (
         blocked.documents[0],
@@ -98,18 +78,6 @@ def test_unblocked_document_is_again_what_it_was(store, writer, blocked, commit)
     assert found(store, active).reference_ids == (blocked.references[0].id,)
     assert found(store, attempted).status is DocumentStatus.ATTEMPTED
     assert store.blocked_documents() == []
-
-
-def test_unblocked_erased_document_lets_its_number_go(store, writer, blocked, commit) -> None:
-    document = blocked.documents[0]
-    erase(writer, blocked, 0)
-    commit(EndedBlock(document.id))
-    assert found(store, document) is None
-    assert store.documents_by_id([document.id])[document.id].status is DocumentStatus.ERASED
-    # The number may be enrolled again, and nothing is left to block.
-    commit(replace(document, id=new_id()))
-    with pytest.raises(StorageFailed):
-        commit(DocumentBlock(document.id))
 
 
 def test_only_a_blocked_document_is_unblocked(store, blocked, commit) -> None:

@@ -180,26 +180,6 @@ def case_about(line_id: str, state: CaseState = CaseState.OPEN) -> CaseRecord:
     return make_case(kind="dispute", origin=CaseOrigin.DISPUTE, state=state, line_id=line_id)
 
 
-def test_a_disputed_line_is_in_use_with_its_case_until_it_is_closed(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    line, other = changes.lines
-    writer.commit(changes)
-    cases = [case_about(line.id, CaseState.CLOSED), case_about(line.id, CaseState.ASSIGNED)]
-    writer.commit([ENTRY, LineChange([line.id], LineEventKind.DISPUTED, "test", "test"), *cases])
-    assert status_of(store, line.id) is LineStatus.DISPUTED
-    assert status_of(store, other.id) is LineStatus.ACTIVE
-    assert store.lines_in_use([line.msisdn_lookup])[line.msisdn_lookup].id == line.id
-    assert store.open_line_counts([line.document_id]) == {(line.document_id, "red"): 1}
-    assert store.cases.open_of_line(line.id, "dispute") == cases[1]
-    assert store.cases.open_of_line(line.id, "other") is None
-    assert store.cases.open_of_line(other.id, "dispute") is None
-    assert store.cases.open_of_line(new_id(), "dispute") is None
-    assert cases[1] in newest_cases(store.cases, ALIVE)
-    writer.commit([ENTRY, LineChange([line.id], LineEventKind.CLOSED, "test", "test")])
-    assert status_of(store, line.id) is LineStatus.CLOSED
-    assert store.lines_in_use([line.msisdn_lookup]) == {}
-
-
 def test_only_an_active_line_becomes_disputed_and_only_a_disputed_one_active_again(
     store, writer, enroll, commit
 ) -> None:
@@ -252,15 +232,6 @@ def test_the_cases_that_name_a_document_are_found_however_many_others_there_are(
         second: [cases[4], cases[1], cases[0]],
         third: [cases[4], cases[2]],
     }
-
-
-def test_a_case_that_grows_is_found_by_its_new_documents(store, commit) -> None:
-    case = make_case(document_ids=("a",))
-    commit(case)
-    commit(CaseChange(replace(case, document_ids=("a", "b"))))
-    commit(CaseChange(replace(case, document_ids=("a", "b", "c"))))
-    found = store.cases.open_of(["a", "b", "c"])
-    assert [len(found[key]) for key in "abc"] == [1] * 3
 
 
 def test_a_merged_case_is_seen_in_the_one_that_goes_on_however_often_that_is_merged(

@@ -44,12 +44,6 @@ def filled(store, writer, enroll) -> Any:
     return Writes([*made, closed, merged, cases[2]])
 
 
-def test_nothing_is_found_in_a_sound_registry(store, filled) -> None:
-    seen: list[tuple[int, int]] = []
-    assert find_damage(store, progress=lambda *at: seen.append(at)) == []
-    assert seen
-
-
 def _change(store: Store, statement: Any) -> None:
     with store.engine.begin() as connection:
         if store.engine.dialect.name == "sqlite":

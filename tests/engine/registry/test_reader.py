@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Select, event, select
 
-from engine.errors import NotFound, RegistryError, SealBroken
+from engine.errors import NotFound, RegistryError
 from engine.registry import audit
 from engine.registry import writer as writers
 from engine.registry.accounts import Outlet
@@ -18,15 +18,12 @@ from engine.registry.database import Moment, new_id, prepare, utc_now
 from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference
-from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from schema.cases import CaseState
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus
 from schema.sweeps import Identity, LineFact
 from tests.engine.records import make_case
 from tests.engine.registry.conftest import ENTRY, committed
-
-REASON = "x" * 200
 
 
 def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> None:
@@ -81,20 +78,6 @@ def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
     assert store.documents_of([np.int64(key) for key in wanted]) == wanted
 
 
-def test_references_come_in_the_order_they_were_added(store, writer, enroll, monkeypatch) -> None:
-    monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 7)
-    changes = committed(writer, enroll(writer, 30))
-    gallery = list(store.references())
-    assert [len(chunk.ids) for chunk in gallery] == [7, 7, 7, 7, 2]
-    ids = np.concatenate([chunk.ids for chunk in gallery])
-    assert ids.dtype == np.int64
-    assert ids.tolist() == [row.id for row in changes.references]
-    assert np.concatenate([chunk.sequences for chunk in gallery]).tolist() == list(range(1, 31))
-    vectors = np.concatenate([chunk.vectors for chunk in gallery])
-    assert vectors.dtype == np.float32
-    assert np.array_equal(vectors, np.stack([row.template for row in changes.references]))
-
-
 def test_references_of_one_sequence_are_not_split_by_a_chunk(
     store, writer, enroll, monkeypatch
 ) -> None:
@@ -106,18 +89,6 @@ def test_references_of_one_sequence_are_not_split_by_a_chunk(
     found = [key for chunk in store.references() for key in chunk.ids.tolist()]
     assert found == [row.id for row in together]
     assert list(store.references(after_sequence=10)) == []
-
-
-def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enroll) -> None:
-    writer.commit(enroll(writer, 5))
-    writer.commit(enroll(writer, 2, first=5))
-    writer.commit([ENTRY, RemovedReference(np.int64(2), 8), RemovedReference(6, 9)])
-    added = [key for chunk in store.references(after_sequence=5) for key in chunk.ids.tolist()]
-    assert added == [7]
-    assert store.removals(7).tolist() == [2, 6]
-    assert store.removals(8).tolist() == [6]
-    assert store.removals(8).dtype == np.int64
-    assert store.removals(9).tolist() == []
 
 
 def test_neither_a_restart_nor_a_count_reads_all_references(store, writer, enroll) -> None:
@@ -145,21 +116,6 @@ def test_neither_a_restart_nor_a_count_reads_all_references(store, writer, enrol
     of_references = [step for step in steps if "references" in step]
     assert len(of_references) >= 5
     assert all("COVERING INDEX" in step for step in of_references)
-
-
-def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, enroll) -> None:
-    changes = enroll(writer, 2)
-    first, second = (document.id for document in changes.documents)
-    blue = replace(changes.lines[0], id=new_id(), msisdn_lookup=b"n", carrier="blue", outlet="b1")
-    writer.commit([*changes, blue])
-    counts = {(first, "red"): 1, (second, "red"): 1, (first, "blue"): 1}
-    assert store.open_line_counts([first, second, "unknown"]) == counts
-    writer.commit([ENTRY, LineChange([changes.lines[1].id], LineEventKind.CLOSED, "test", "test")])
-    assert store.open_line_counts([first, second]) == {(first, "red"): 1, (first, "blue"): 1}
-    (closed,) = store.lines_of(second)
-    assert closed.status is LineStatus.CLOSED
-    assert closed.closed_at is not None
-    assert abs((utc_now() - closed.closed_at).total_seconds()) < 60
 
 
 def test_the_lines_in_use_of_many_documents_are_read_at_once(store, writer, enroll) -> None:
@@ -199,62 +155,6 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
     with pytest.raises(NotFound):
         store.close_outlet("r9", actor="test")
     assert store.counts() == before
-
-
-def test_watch_list_holds_faces_and_documents_until_they_are_removed(
-    store, writer, random_units
-) -> None:
-    face = writer.vault.rotate(random_units(1))[0]
-    lookup = writer.vault.look_up("document:passport", "X1")
-    entries = [
-        WatchEntry(writer.next_watch_id(), None, face, REASON, utc_now()),
-        WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
-    ]
-    writer.commit([ENTRY, *entries])
-    by_face, by_document = store.watchlist()
-    assert np.array_equal(by_face.template, face)
-    assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, REASON)
-    assert by_document.template is None
-    assert [entry.id for entry in store.watchlist() if entry.document_lookup == lookup] == [2]
-    writer.commit([ENTRY, RemovedWatchEntry(1), RemovedWatchEntry(2)])
-    assert store.watchlist() == []
-    assert all(entry.document_lookup != lookup for entry in store.watchlist())
-    assert writer.next_watch_id() == 3
-
-
-def test_template_moved_to_another_row_is_set_aside_and_nobody_is_compared_with_it(
-    store, writer, enroll
-) -> None:
-    documents = committed(writer, enroll(writer, 2)).documents
-    with writer.changing(ENTRY) as connection:
-        connection.exec_driver_sql(
-            'UPDATE "references" SET template ='
-            ' (SELECT template FROM "references" WHERE id = 1) WHERE id = 2'
-        )
-    assert [chunk.ids.tolist() for chunk in store.references()] == [[1]]
-    assert store.live_ids().tolist() == [1]
-    assert store.live_total() == (1, 1)
-    assert store.document(documents[0].id).reference_ids == (1,)
-    with pytest.raises(SealBroken, match="damaged"):
-        store.document(documents[1].id)
-    assert store.vault.set_aside.count() == {"references": 1}
-
-
-def test_identity_moved_to_another_document_is_refused(store, writer, enroll) -> None:
-    changes = committed(writer, enroll(writer, 2))
-    with writer.changing(ENTRY) as connection:
-        connection.exec_driver_sql(
-            "UPDATE documents SET identity = (SELECT min(identity) FROM documents)"
-            if connection.dialect.name == "sqlite"
-            else "UPDATE documents SET identity = (SELECT identity FROM documents LIMIT 1)"
-        )
-    refused = 0
-    for document in changes.documents:
-        try:
-            assert store.identity(document.id) == document.identity
-        except SealBroken:
-            refused += 1
-    assert refused == 1
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

@@ -57,16 +57,6 @@ def test_an_expired_attempt_is_not_replayed_and_the_kept_ones_are(store, builder
         replay(store.enrollment(old.id))
 
 
-def test_a_document_leaves_with_the_last_attempt_under_it(store, builder, run) -> None:
-    first = builder.attempt(OLD)
-    builder.attempt(YOUNG, document_id=first.document_id)
-    run()
-    assert is_expired(store, first)
-    assert is_known(store, first.document_id)
-    run(now=NOW + 2 * DAY)
-    assert not is_known(store, first.document_id)
-
-
 @pytest.mark.parametrize("decision", [Decision.APPROVED, Decision.REVIEW])
 def test_a_document_that_somebody_may_hold_stays(decision: Decision, store, builder, run) -> None:
     attempt = builder.attempt(OLD)
@@ -151,14 +141,6 @@ def test_a_document_leaves_with_the_last_attempt_of_either_kind(store, builder, 
     assert is_known(store, rejected.document_id)
     run(both, YOUNG + 30 * DAY)
     assert not is_known(store, rejected.document_id)
-
-
-def test_the_review_of_a_holder_leaves_and_the_document_stays(store, builder, run) -> None:
-    holder = builder.document(DocumentStatus.ACTIVE)
-    attempt = builder.attempt(OLD, Decision.REVIEW, holder)
-    run(REVIEWS)
-    assert is_expired(store, attempt)
-    assert is_known(store, holder)
 
 
 def read_notes(store: Store, case_id: str) -> list[str]:

@@ -206,20 +206,6 @@ def test_due_rows_are_found_by_their_indexes(store, builder, run) -> None:
         assert not any(f"SCAN {table}'" in plan for plan in plans), table
 
 
-def test_each_kind_has_its_own_time_and_documents_the_soonest_of_attempts() -> None:
-    until = find_until(
-        only(rejected_days=3, review_days=4, closed_lines_days=2, answers_days=1), NOW
-    )
-    assert until == {
-        Retained.ATTEMPTS: NOW - 3 * DAY,
-        Retained.REVIEWS: NOW - 4 * DAY,
-        Retained.DOCUMENTS: NOW - 3 * DAY,
-        Retained.LINES: NOW - 2 * DAY,
-        Retained.ANSWERS: NOW - DAY,
-        Retained.CROPS: NOW,
-    }
-
-
 def test_documents_have_the_time_of_whichever_attempts_leave_and_crops_their_own() -> None:
     assert find_until(only(), NOW) == {Retained.CROPS: NOW}
     assert find_until(only(review_days=1), NOW)[Retained.DOCUMENTS] == NOW - DAY
