@@ -322,6 +322,15 @@ apps: dict[str, typer.Typer] = defaultdict(lambda: typer.Typer(add_completion=Fa
 """The commands of the modules that are imported, by the first word."""
 
 
+EXAMPLES: Mapping[str, str] = json.loads(Path(__file__).with_name("examples.json").read_text())
+"""Arguments of a whole call, by command."""
+
+
+def show_example(path: str) -> str:
+    """The last line of a command's help."""
+    return f"Example: sosie {path} {EXAMPLES[path]}"
+
+
 def command(path: str, **settings: Any) -> Callable[[Command], Command]:
     """Makes a function a command, as `case show`; `case` alone is called before each of these.
 
@@ -331,7 +340,8 @@ def command(path: str, **settings: Any) -> Callable[[Command], Command]:
     first, _, name = path.partition(" ")
 
     def add(run: Command) -> Command:
-        apps[first].command(name or first, **settings)(make_command(run))
+        epilog = show_example(path)
+        apps[first].command(name or first, epilog=epilog, **settings)(make_command(run))
         return run
 
     return add

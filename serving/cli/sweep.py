@@ -27,6 +27,7 @@ from serving.cli.output import (
     done,
     escape,
     make_command,
+    show_example,
 )
 from serving.deployment.deployment import Deployment
 from serving.operator_client import find_address
@@ -195,7 +196,7 @@ class SweepOptions:
         return request
 
 
-@apps["sweep"].callback(invoke_without_command=True)
+@apps["sweep"].callback(invoke_without_command=True, epilog=show_example("sweep"))
 @make_command
 def sweep(call: Call, context: typer.Context, chosen: SweepOptions) -> Answer | None:
     """Find the faces in the whole gallery that hold several identities.

@@ -30,9 +30,3 @@ def test_the_help_names_the_options_of_the_suites(sosie) -> None:
     assert options == {"--quick", "--deepface-python"}
     told = sosie("bench", "--help").out
     assert all(option in told for option in options)
-
-
-def test_the_size_of_the_demos_gallery_is_its_option_gallery(sosie, assert_refused) -> None:
-    for size in ("-1", "1000001"):
-        assert_refused(sosie("demo", "--gallery", size), "--gallery")
-    assert_refused(sosie("demo", "--gallery-size", "1"), "--help`")

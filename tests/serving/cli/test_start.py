@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.output import print_json
+from serving.cli import main
+from serving.cli.output import EXAMPLES, print_json
 
 HEAVY = (
     "numpy",
@@ -113,6 +115,17 @@ def test_a_group_without_a_command_shows_its_help(sosie) -> None:
     assert outcome.code == 2
     assert "add" in outcome.out
     assert outcome.err.count("\n") == 1
+
+
+def test_the_example_of_each_help_is_a_call_that_is_taken(sosie) -> None:
+    for path, arguments in EXAMPLES.items():
+        name, *rest = path.split()
+        found, words = main._load(name), [*rest, *shlex.split(arguments)]
+        with found.make_context(name, list(words)) as context:
+            if rest:
+                _, step, given = found.resolve_command(context, words)
+                step.make_context(path, given, parent=context)
+    assert f"Example: sosie cases {EXAMPLES['cases']}" in sosie("cases", "--help").out
 
 
 def test_an_unforeseen_error_shows_its_type_alone(sosie, monkeypatch) -> None:
