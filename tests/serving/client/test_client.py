@@ -3,6 +3,9 @@
 import inspect
 import re
 import runpy
+import subprocess
+import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from serving.wire.lines import CampaignRequest, ClosedLine
 from tests.serving.api.conftest import Service
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[3]
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
 ID = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 
@@ -93,11 +97,32 @@ def test_what_a_key_may_not_do_is_an_api_error(service, url) -> None:
     assert unknown.value.code == "ACCESS.UNAUTHENTICATED"
 
 
-def test_health_and_version_need_no_key(url) -> None:
-    with Client(url) as client:
-        assert client.ready().is_ready
-        assert client.ready().phase == "ready"
-        assert client.version().api == "v1"
+ASK = """
+import sys
+import serving.client
+assert serving.client.__file__.startswith(sys.path[0])
+with serving.client.Client(sys.argv[1]) as client:
+    print(client.ready().phase, client.version().api, {"engine", "indexes"} & set(sys.modules))
+"""
+
+
+def test_the_wheel_of_the_client_alone_asks_a_service_without_a_key(url, tmp_path) -> None:
+    package, offline = ROOT / "packaging" / "client", ("--no-build-isolation", "--no-index")
+    install = ("-m", "pip", "install", "--no-deps", *offline, "--target", tmp_path, package)
+    subprocess.run([sys.executable, *install], capture_output=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", ASK, url],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "ready v1 set()\n"
+    alone, whole = (
+        tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        for folder in (package, ROOT)
+    )
+    assert alone["dependencies"] == whole["optional-dependencies"]["client"]
 
 
 def test_the_correlator_of_an_error_is_the_one_in_the_services_log(service, url) -> None:
@@ -166,9 +191,6 @@ def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_
     hidden = {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/openapi.json")}
     hidden |= {("DELETE", "/v1/session")}  # sessions are browsers'
     assert called == described.keys() - hidden
-
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_the_client_for_threads_is_up_to_date(tmp_path) -> None:
