@@ -216,6 +216,7 @@ class Fault:
     status: int
     exit_code: ExitCode
     retry_after_s: float | None = None
+    advice: Mapping[str, str] | None = None
 
 
 STATUSES: Mapping[int, tuple[type[Exception], ...]] = {

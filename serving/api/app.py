@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed
+from schema.reasons import ADVICE
 from serving.access.authentication import Places
 from serving.access.authorization import authorize
 from serving.api.body import JSON, PROBLEM, BodyBudget
@@ -213,10 +214,12 @@ async def _send_fault(
         fault = name_for_camara(fault)
     if request.accepts(PROBLEM):
         title = HTTPStatus(fault.status).phrase
-        problem = Problem(title, fault.status, fault.message, fault.code, fields=fields)
+        problem = Problem(
+            title, fault.status, fault.message, fault.code, fields=fields, advice=fault.advice
+        )
         await request.answer(Answer(encode_json(problem), fault.status, headers, PROBLEM))
     else:
-        shown = Error(fault.status, fault.code, fault.message, fields)
+        shown = Error(fault.status, fault.code, fault.message, fields, fault.advice)
         await request.answer(Answer(shown, fault.status, headers))
 
 
@@ -249,7 +252,7 @@ def describe_failure(error: Exception) -> tuple[Fault, dict[str, str]]:
         error = _translate(error)
     fault = describe(error)
     if isinstance(error, FaceUnusable):
-        fault = replace(fault, code=f"MATCH.{error.reason}")
+        fault = replace(fault, code=f"MATCH.{error.reason}", advice=ADVICE.get(error.reason))
     if fault.code == "INTERNAL":
         kind = type(error).__name__
         message = f"internal error ({kind}): report it with this answer's x-correlator"

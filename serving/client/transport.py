@@ -218,11 +218,19 @@ class CallFailed(Exception):
 
 
 class ApiError(CallFailed):
-    """The service refused it: `code` is stable, `message` one line for people."""
+    """The service refused it: `code` is stable, `message` one line for people; `advice`, of a
+    photograph, is what to do by language."""
 
-    def __init__(self, status: int, code: str, message: str, trail: Trail) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        trail: Trail,
+        advice: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(f"{status} {code}: {message}", trail)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.advice = status, code, message, advice
 
 
 class Unavailable(CallFailed):
@@ -315,7 +323,7 @@ class Exchange(Generic[T]):
         if status in RETRIED and refusal.code not in FINAL_CODES:
             reason = f"{status} {refusal.code}: {refusal.message}"
             return self._retry(reason, status, refusal.code, _read_retry_after(response))
-        raise ApiError(status, refusal.code, refusal.message, self.trail)
+        raise ApiError(status, refusal.code, refusal.message, self.trail, refusal.advice)
 
     def _judge_foreign(self, status: int, misfit: str | None, *, is_answered: bool) -> Wait:
         """After a body that is neither the answer nor an error of the service."""

@@ -145,6 +145,7 @@ WrongFields = Annotated[
         examples=[["/document/number"]],
     ),
 ]
+Advice = Annotated[Mapping[str, str], about("what to do next, a sentence by language (en, zh, ko)")]
 
 
 class Error(AnswerBody, omit_defaults=True):
@@ -154,6 +155,7 @@ class Error(AnswerBody, omit_defaults=True):
     code: ErrorCode
     message: str
     fields: WrongFields = ()
+    advice: Advice | None = None
 
 
 class Problem(AnswerBody, omit_defaults=True):
@@ -165,10 +167,10 @@ class Problem(AnswerBody, omit_defaults=True):
     code: ErrorCode
     type: str = "about:blank"
     fields: WrongFields = ()
+    advice: Advice | None = None
 
 
 Id = Annotated[str, Meta(examples=[ID_EXAMPLE])]
-Advice = Annotated[Mapping[str, str], about("what to do next, a sentence by language (en, zh, ko)")]
 Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
     str, about("a telephone number, +<country><number>", min_length=1, max_length=64)

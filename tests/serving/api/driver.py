@@ -11,6 +11,7 @@ import httpx
 import msgpack
 
 from engine.registry.audit import AuditEntry
+from schema.reasons import ADVICE
 from serving.api.body import JSON, MSGPACK
 from serving.ingress.parts import Parts
 from serving.registrar.service import RegistrarService
@@ -106,7 +107,8 @@ class Service:
         """Its message; an error has one shape, whatever it is."""
         shown = self.read(response)
         assert (response.status_code, shown["code"]) == (status, code), shown
-        assert shown.keys() - {"fields"} == {"status", "code", "message"}
+        assert shown.keys() - {"fields", "advice"} == {"status", "code", "message"}
+        assert shown.get("advice") == ADVICE.get(code.removeprefix("MATCH."))
         assert shown["status"] == status
         assert "\n" not in shown["message"]
         waits = status in (409, 429, 503, 507) and code.partition(".")[0] not in CONFLICTS

@@ -6,9 +6,9 @@ import { kept } from "./elements.js";
 
 /** Why a call was not answered: the service's own code, or one of the console's. */
 export class Fault extends Error {
-  constructor({ status, code, message = "", retryAfterS = null, correlator = null }) {
+  constructor({ status, code, message = "", retryAfterS, correlator, advice }) {
     super(message);
-    Object.assign(this, { status, code, retryAfterS, correlator });
+    Object.assign(this, { status, code, retryAfterS, correlator, advice });
   }
 
   /** Whether the same call, sent again, may be answered. */
@@ -71,6 +71,7 @@ async function read(response) {
     message: answer?.message ?? "",
     retryAfterS: Number(response.headers.get("retry-after")) || null,
     correlator,
+    advice: answer?.advice,
   });
 }
 

@@ -2,7 +2,7 @@
 // And dialogs over the page: the browser gives the focus back to where it was.
 
 import { add, element, placeOf, plainButton, replace } from "./elements.js";
-import { say, sayIfKnown } from "./language.js";
+import { currentLanguage, say, sayIfKnown } from "./language.js";
 import { DOCUMENT_TYPES } from "./vocabulary.js";
 
 let count = 0;
@@ -250,6 +250,7 @@ export function faultBox(fault, retry = null) {
     "div.notice.bad",
     { role: "alert" },
     element("p.notice-title", sentenceOf(fault)),
+    fault.advice && element("p", fault.advice[currentLanguage()]),
     fault.code && element("p.notice-detail", { lang: "en", translate: "no" }, detail),
     fault.correlator &&
       element("p.notice-detail", `${say("fault.correlator")} `, element("code", fault.correlator)),
