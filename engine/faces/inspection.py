@@ -36,7 +36,8 @@ Crops = Octets
 
 
 class KnownContract(Struct, frozen=True, forbid_unknown_fields=True):
-    """The input contract of a family of public embedders, and whose it is; no weights."""
+    """The input contract of a family of public embedders, and whose it is; no weights. `sha256` are
+    those of files that are known to be its own, under whatever name."""
 
     title: str
     source: str
@@ -44,6 +45,7 @@ class KnownContract(Struct, frozen=True, forbid_unknown_fields=True):
     dimension: int
     input: InputContract
     files: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
 
 
 @cache
@@ -53,12 +55,17 @@ def known_contracts() -> Mapping[str, KnownContract]:
     return msgspec.convert(table, dict[str, KnownContract])
 
 
-def guess_contract(file: str, dimension: int) -> str | None:
-    """The family that a file of this name is usually of; None where it says nothing.
+def guess_contract(file: str, dimension: int, sha256: str = "") -> str | None:
+    """The family that a file of this digest is of, or one of this name usually; None where neither
+    says anything.
 
     `dimension` 0: not known yet.
     """
-    for name, one in known_contracts().items():
+    contracts = known_contracts()
+    for name, one in contracts.items():
+        if sha256 in one.sha256:
+            return name
+    for name, one in contracts.items():
         is_named = any(fnmatch(file.lower(), pattern) for pattern in one.files)
         if is_named and dimension in (0, one.dimension):
             return name

@@ -91,7 +91,8 @@ def add_model(call: Call, chosen: ModelOptions) -> Answer:
     require_place(target)
     shape, sha256 = inspection.read_graph(chosen.file)
     families = inspection.known_contracts()
-    contract = _choose_family(chosen, shape, families, may_ask=not call.as_json)
+    guess = inspection.guess_contract(chosen.file.name, shape.dimension, sha256)
+    contract = _choose_family(chosen, guess, families, may_ask=not call.as_json)
     family = families[contract] if contract else None
     start = family.input if family else InputContract(channels="rgb")
     changed = _change_contract(start, shape, chosen)
@@ -148,16 +149,16 @@ def _measure(
 
 def _choose_family(
     chosen: ModelOptions,
-    shape: inspection.GraphShape,
+    guess: str | None,
     families: Mapping[str, inspection.KnownContract],
     *,
     may_ask: bool,
 ) -> str | None:
-    """The family that is given, else that the file's name tells; at a terminal it is asked for.
-    None where the contract itself is given."""
+    """The family that is given, else that the file tells; at a terminal it is asked for. None where
+    the contract itself is given."""
     wanted = chosen.contract
     if wanted is None and chosen.channels is None:
-        wanted = inspection.guess_contract(chosen.file.name, shape.dimension)
+        wanted = guess
         if wanted is None and may_ask and sys.stdin.isatty():
             print_line("Whose input contract has it?")
             for name, one in families.items():

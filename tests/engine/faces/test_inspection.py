@@ -119,8 +119,10 @@ def test_what_is_no_embedder_is_refused_before_it_runs(tmp_path) -> None:
         read_graph(path)
 
 
-def test_a_file_s_name_tells_the_family_where_the_dimension_agrees() -> None:
-    assert guess_contract("w600k_r50.onnx", 512) == "arcface-r50"
+def test_a_file_s_digest_tells_the_family_else_its_name_where_the_dimension_agrees() -> None:
+    (auraface,) = known_contracts()["auraface"].sha256
+    assert guess_contract("glintr100.onnx", 512, auraface) == "auraface"
+    assert guess_contract("glintr100.onnx", 512, "0" * 64) == "arcface-r100"
     assert guess_contract("adaface_ir101_webface12m.onnx", 0) == "adaface"
     assert guess_contract("w600k_r50.onnx", 128) is None
     assert guess_contract("mine.onnx", 512) is None
