@@ -59,6 +59,7 @@ class QualityLimits:
     )
     max_cut_share: float = option(0.3, "of the face off the picture; else FACE_CUT", ge=0)
     max_burnt_share: float = option(0.1, "of the face's pixels white; else GLARE", ge=0)
+    min_eye_light: float = option(0.4, "light at the eyes, of the cheeks'; else FACE_COVERED", ge=0)
 
 
 @dataclass(frozen=True, slots=True)

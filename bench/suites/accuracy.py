@@ -46,7 +46,7 @@ FITTED = 260
 measurements are of others."""
 ORDER_SEED = 14
 PAIRS = 200
-UPRIGHT, TURNED, COVERED = "as they are", "turned", ("glasses", "mask")
+UPRIGHT, TURNED, MASK = "as they are", "turned", "mask"
 SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
 DEGRADED, TOLD = "Degraded photographs", "Reasons told of degraded photographs"
@@ -66,7 +66,8 @@ CAUSES = {
     "dark": Reason.TOO_DARK,
     "backlight": Reason.TOO_DARK,
     "glare": Reason.GLARE,
-    "mask": Reason.FACE_COVERED,
+    "glasses": Reason.FACE_COVERED,
+    MASK: Reason.FACE_COVERED,
     "light from a side": Reason.SIDE_LIGHT,
     "bright": Reason.TOO_BRIGHT,
     "blur": Reason.BLURRED,
@@ -265,7 +266,7 @@ LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
     ("cut", "{1:.0%} at {0}", cut, tuple(product(("left", "top", "bottom"), (0.1, 0.2, 0.3, 0.4)))),
     (TURNED, "{}°", turn, (-44, -30, -15, 15, 30, 44, 90, 180)),
     ("glasses", "", cover, ("glasses",)),
-    ("mask", "{}", cover, MASKS),
+    (MASK, "{}", cover, MASKS),
 )
 """The degradation, a level's name by its strength, what makes it, and its strengths from weak to
 strong."""
@@ -361,8 +362,8 @@ def find_worst(losses: Mapping[Level, Shares]) -> Shares:
     that is sent back needlessly of a level that is clearly within limits."""
     upright, *_ = (lost for level, (lost, *_) in losses.items() if level.degradation == UPRIGHT)
     turned = max(lost for level, (lost, *_) in losses.items() if level.degradation == TURNED)
-    # No measure tells dark glasses reliably: reported, and promised nothing.
-    held = [one for level, one in losses.items() if level.degradation not in COVERED]
+    # No measure tells masks reliably: reported, and promised nothing.
+    held = [one for level, one in losses.items() if level.degradation != MASK]
     silent = max(one[1] for one in held)
     settled = max((one[2] for one in held if one[0] <= SETTLED_LOSS), default=0.0)
     return turned - upright, silent, settled
