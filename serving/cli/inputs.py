@@ -17,7 +17,6 @@ import typer
 
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import is_visible, size
-from schema.reasons import ADVICE, Reason
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
@@ -215,6 +214,8 @@ def list_frames(given: Sequence[Path]) -> list[Path]:
 def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
     """The vector of a photograph that may be matched; `RequestError` says what is wrong with it."""
     if not sample.is_usable or sample.vector is None:
+        from schema.reasons import ADVICE, Reason  # noqa: PLC0415 - not for --help
+
         problems = sample.problems or (Reason.NO_FACE,)
         advice = ADVICE[problems[0]]["en"]
         raise RequestError(f"{path} cannot be matched ({', '.join(problems)}): {advice}")
