@@ -214,7 +214,7 @@ def list_frames(given: Sequence[Path]) -> list[Path]:
 def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
     """The vector of a photograph that may be matched; `RequestError` says what is wrong with it."""
     if not sample.is_usable or sample.vector is None:
-        from schema.reasons import ADVICE, Reason  # noqa: PLC0415 - not for --help
+        from schema.reasons import ADVICE, Reason
 
         problems = sample.problems or (Reason.NO_FACE,)
         advice = ADVICE[problems[0]]["en"]
