@@ -181,6 +181,7 @@ class DecidedEnrollment(Struct, kw_only=True):
     scores: Scores = Scores(None, None, None)
     duplicate_search: FoundReferences = FoundReferences(ran=False)
     is_own_holder: bool = False
+    is_holder_unseen: bool = False
     folio: Folio | None = None
     model_digest: str
     calibration_version: int | None = None

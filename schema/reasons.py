@@ -54,6 +54,8 @@ class Told(Enum):
     is like nobody else's, and to the carrier of the holder beside a look-alike, too."""
     HOLDER_ALONE = auto()
     """The same, and beside a look-alike to nobody."""
+    HOLDER_SHOWN = auto()
+    """The same, and of a holder with whose face none was compared to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Reason(StrEnum):
     @property
     def is_of_holder(self) -> bool:
         """True for what is known of a document or a number, by whomever it is held."""
-        return self.row.told in (Told.OWN_HOLDER, Told.HOLDER_ALONE)
+        return self.row.told in (Told.OWN_HOLDER, Told.HOLDER_ALONE, Told.HOLDER_SHOWN)
 
     DOCUMENT_INVALID = (
         "DOCUMENT_INVALID",
@@ -269,10 +271,10 @@ class Reason(StrEnum):
         Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.POSSIBLE_DUPLICATE),
     )
     LINE_LIMIT_REACHED = "LINE_LIMIT_REACHED", Row(About.LINE, Told.OWN_HOLDER)
-    PERSON_LIMIT_REACHED = "PERSON_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_ALONE)
-    CHANNEL_LIMIT_REACHED = "CHANNEL_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_ALONE)
-    DAY_LIMIT_REACHED = "DAY_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_ALONE)
-    APPROVAL_MISSING = "APPROVAL_MISSING", Row(About.LINE, Told.HOLDER_ALONE)
+    PERSON_LIMIT_REACHED = "PERSON_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
+    CHANNEL_LIMIT_REACHED = "CHANNEL_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
+    DAY_LIMIT_REACHED = "DAY_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
+    APPROVAL_MISSING = "APPROVAL_MISSING", Row(About.LINE, Told.HOLDER_SHOWN)
     LINE_IN_USE = (
         "LINE_IN_USE",
         Row(

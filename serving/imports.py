@@ -319,6 +319,7 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
             zone=order.zone,
             time_zone=deployment.settings.registrar.time_zone,
             country=order.country,
+            unkept=deployment.people.unkept,
         )
     )
 

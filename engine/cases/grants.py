@@ -7,20 +7,20 @@ gallery is now, and becomes the holder's reference.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.lines import LATELY
+from engine.matching.checks.lines import LineOpenings
 from engine.matching.documents import normalise_name
 from engine.matching.registrar import Runner
 from engine.matching.requests import name_look_up
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AHEAD, new_id
+from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.enrollments import EnrollmentRecord
 from engine.registry.lines import LineRecord
@@ -136,16 +136,14 @@ def _require_free(
     if any(limits) and not registry.exemptions([record.id]):
         own = sorted(registry.people.same_person([record.id])[record.id])
         total = registry.open_line_counts(own).total()
-        lately = [one.opened_at for one in registry.opened_since(own, now - LATELY)]
-        counted = (total, total, sum(at <= now + AHEAD for at in lately))
-        # An approval is for one line, of the same batch, too.
-        since = attempt.created_at - timedelta.resolution
-        is_spent = not inputs.get("is_approved") or registry.opened_since(own, since)
+        # An approval may have come, or its hours have passed, since the line was asked for.
+        openings = LineOpenings(registry, own, now, limits[3])
+        counted = (total, total, openings.count_lately(own))
         is_full = any(0 < most <= count for most, count in zip(limits, counted, strict=False))
-        if is_full or (limits[3] and is_spent):
+        if is_full or (limits[3] and not openings.are_approved(own, limits[3])):
             raise CaseMoved(
                 "the person has all the lines that one may have, or open now, over all carriers: "
-                "refuse the exception, or wait"
+                "refuse the exception, or wait, also for an approval over the first"
             )
     return record
 

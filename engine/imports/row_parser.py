@@ -5,7 +5,7 @@ No fault holds the value of a cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, StrEnum
@@ -230,7 +230,7 @@ class ReadingTerms:
 
     `defaults` replace empty cells, `zone` applies to times without one, `time_zone` to
     documents of rows whose outlet has none, and `country` (ISO 3166,
-    two letters) to telephone numbers without one.
+    two letters) to telephone numbers without one. The carriers `unkept` keep no face.
     """
 
     outlets: Mapping[str, Outlet]
@@ -239,6 +239,7 @@ class ReadingTerms:
     zone: tzinfo = UTC
     time_zone: str = DEFAULT_TIME_ZONE
     country: str | None = None
+    unkept: Container[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,6 +292,9 @@ class RowReader:
         consent = Consent(cells.text(Field.CONSENT_REF) or None, self._consent(cells))
         live, template = cells.text(Field.LIVE), cells.text(Field.TEMPLATE)
         portrait = cells.text(Field.PORTRAIT)
+        if carrier in self._terms.unkept:
+            # Before its photograph is looked at.
+            cells.add_fault(None, FACE_NOT_KEPT)
         has_template = bool(template) or raw.vector is not None
         if not (live or portrait or has_template):
             cells.add_fault(None, Code.FACE_MISSING)

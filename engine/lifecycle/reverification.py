@@ -270,7 +270,7 @@ def report_event(
     if at < line.opened_at:
         raise EventRefused("it lies before the line was opened: give its moment, not its day")
     newest = registry.newest_line_events([line.id], [kind]).get(line.id)
-    if newest is not None and at < newest:
+    if newest is not None and at < newest.at:
         raise EventRefused(
             f"a later {kind} of this line is known: report those of a kind in their order"
         )
@@ -386,7 +386,7 @@ class SimChangeTerms:
         if monitored is None:
             raise NotReported("the carrier of this number does not report changes of SIM here")
         changed = registry.newest_line_events([line.id], SIM_CHANGES).get(line.id)
-        at = line.opened_at if changed is None else max(changed, line.opened_at)
+        at = line.opened_at if changed is None else max(changed.at, line.opened_at)
         return SimChange(line.id, at if at >= now - monitored else None, monitored)
 
 

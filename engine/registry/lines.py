@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from sqlalchemy import (
     CheckConstraint,
@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
 )
 
+from engine.errors import SealBroken
 from engine.registry.columns import (
     INDEXED,
     KEY,
@@ -326,26 +327,26 @@ _COUNTS = (
     .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
     .group_by(LINES.c.document_id, LINES.c.carrier)
 )
-_OPENED = select(LINES.c.document_id, LINES.c.opened_at).where(
-    LINES.c.document_id.in_(KEYS), LINES.c.opened_at > bindparam("since")
-)
 _LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
 _LINES_OF_EACH = (
     select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
 )
 _LINES_IN_USE_OF = _LINES_OF_EACH.where(IS_IN_USE)
-_OPENINGS = _LINES_IN_USE_OF.with_only_columns(LINES.c.document_id, LINES.c.opened_at, LINES.c.id)
 _NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
 
 _EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
 _IN_ORDER = (LINE_EVENTS.c.at, LINE_EVENTS.c.recorded_at, LINE_EVENTS.c.id)
-_NEWEST = (
-    select(LINE_EVENTS.c.line_id, func.max(LINE_EVENTS.c.at).label("at"))
+_newest_first = func.row_number().over(
+    partition_by=LINE_EVENTS.c.line_id, order_by=[one.desc() for one in _IN_ORDER]
+)
+_ranked = (
+    select(LINE_EVENTS, _newest_first.label("place"))
     .where(
         LINE_EVENTS.c.line_id.in_(KEYS), LINE_EVENTS.c.kind.in_(bindparam("kinds", expanding=True))
     )
-    .group_by(LINE_EVENTS.c.line_id)
+    .subquery()
 )
+_NEWEST = select(_ranked).where(_ranked.c.place == 1)
 _CLOSED_WITH = (
     select(LINES)
     .where(
@@ -356,6 +357,15 @@ _CLOSED_WITH = (
     .order_by(LINES.c.closed_at.desc(), LINES.c.id)
     .limit(10)
 )
+
+
+class LineOpening(NamedTuple):
+    """When a line was opened."""
+
+    document_id: str
+    at: datetime
+    line_id: str
+    is_in_use: bool
 
 
 class LineReader(Source):
@@ -375,14 +385,18 @@ class LineReader(Source):
         rows = self._rows_of(_COUNTS, document_ids)
         return Counter({(row.document_id, row.carrier): row.lines for row in rows})
 
-    def opened_since(self, document_ids: Sequence[str], since: datetime) -> list[AnyRow]:
-        """Of lines of these that were opened later, closed ones too, `document_id`, `opened_at`."""
-        return list(self._rows_of(_OPENED, document_ids, since=since))
+    def openings(self, document_ids: Sequence[str], now: datetime) -> list[LineOpening]:
+        """The openings of all lines of these documents, closed ones too. Of a damaged one neither
+        moment nor state is believed: it is in use, and was opened just now."""
+        # All, whatever their moment: a query by an altered one would not find it.
+        return [self._opening(row, now) for row in self._rows_of(_LINES_OF_EACH, document_ids)]
 
-    def first_lines(self, document_ids: Sequence[str]) -> dict[str, tuple[datetime, str]]:
-        """The oldest line, not closed, of each of these documents, and when it was opened."""
-        rows = reversed(list(self._rows_of(_OPENINGS, document_ids)))
-        return {row.document_id: (row.opened_at, row.id) for row in rows}
+    def _opening(self, row: AnyRow, now: datetime) -> LineOpening:
+        try:
+            require_authentic(self.vault, LINES, row)
+        except SealBroken:
+            return LineOpening(row.document_id, now, "", is_in_use=True)
+        return LineOpening(row.document_id, row.opened_at, row.id, row.status != LineStatus.CLOSED)
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""
@@ -429,10 +443,12 @@ class LineReader(Source):
 
     def newest_line_events(
         self, line_ids: Sequence[str], kinds: Sequence[LineEventKind]
-    ) -> dict[str, datetime]:
-        """When the newest event of these kinds happened to each line; none of one without any."""
+    ) -> dict[str, LineEvent]:
+        """The newest event of these kinds of each line that has one."""
         given = [one.value for one in kinds]
-        return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
+        return {
+            row.line_id: self._event(row) for row in self._rows_of(_NEWEST, line_ids, kinds=given)
+        }
 
     def _event(self, row: AnyRow) -> LineEvent:
         return read_as(LineEvent, require_authentic(self.vault, LINE_EVENTS, row))

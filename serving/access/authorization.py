@@ -235,7 +235,7 @@ def find_withheld(decided: DecidedEnrollment, found: Collection[Reason]) -> froz
     Face and document agree where both photographs are one person's who was alive before the camera
     as far as that is asked, who is the document's holder if it has one, and is known under no
     other; so is a minor's guardian. Else documents and numbers could be tried out without their
-    holders, one after another.
+    holders, one after another. What is told of lines elsewhere needs a holder's face on file.
     """
     is_waived = decided.is_face_waived
     if is_waived or any(one.shows_nobody for one in found):
@@ -243,12 +243,18 @@ def find_withheld(decided: DecidedEnrollment, found: Collection[Reason]) -> froz
         told = {Told.ALWAYS, *([Told.FACE_OR_GUARDIAN] if is_waived else [])}
         return frozenset(one for one in found if one.row.told not in told)
     withheld: set[Reason] = set()
-    if any(map(_is_alike, found)):
+    if _is_anothers(decided, found):
         told = {Told.OWN_HOLDER} if decided.is_own_holder else set()
         withheld |= {one for one in found if one.is_of_holder and one.row.told not in told}
     if Reason.GUARDIAN_DUPLICATE in found:
         withheld |= {one for one in found if one.row.is_guardians_too}
     return frozenset(withheld)
+
+
+def _is_anothers(decided: DecidedEnrollment, found: Collection[Reason]) -> bool:
+    """True where the face is, or may be, another's than the document's holder's."""
+    is_of_shown = any(one.row.told is Told.HOLDER_SHOWN for one in found)
+    return (is_of_shown and decided.is_holder_unseen) or any(map(_is_alike, found))
 
 
 def _is_alike(reason: Reason) -> bool:

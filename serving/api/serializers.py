@@ -94,6 +94,7 @@ def enrollment_record(
             "candidates": candidates if has_searched else None,
         },
         "is_own_holder": inputs.get("open_lines", 0) > 0,
+        "is_holder_unseen": inputs.get("is_holder_unseen", False),
         "is_face_waived": bool((inputs.get("people") or {}).get("is_face_waived")),
         "document_id": record.document_id,
         "decided_at": record.created_at.isoformat(),

@@ -17,6 +17,7 @@ from typing import Self
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures
 from engine.matching.checks.face import FacePart, name_watched
+from engine.matching.checks.lines import LinePart
 from engine.matching.checks.liveness import LivenessPart
 from engine.matching.checks.people import PeoplePart
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
@@ -31,7 +32,7 @@ from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
 from schema.options import NO_LIMITS, Limits
-from schema.reasons import Decision, Reason
+from schema.reasons import Decision, Reason, Told
 
 NEAR = 0.1
 """How far from a threshold a score is clear of it: whoever knows a face as well as one photograph
@@ -348,8 +349,11 @@ class Guard:
         self._runner.run(perform)
 
 
-def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
+def find_failed(made: DecidedAttempt) -> list[bytes]:
     """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
+    attempt, reasons = made.attempt, made.verdict.reasons
+    is_unseen = made.evidence.of(LinePart).is_holder_unseen
+    unseen = [one for one in reasons if is_unseen and one.row.told is Told.HOLDER_SHOWN]
     rows = (
         (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
         (
@@ -360,8 +364,8 @@ def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
         # Nor with these is it told again and again whether a face is like the holder's.
         (Reason.REPLACEMENT_ASKED, attempt.replaced_lookup),
         (Reason.GUARDIAN_CHANGED, attempt.document_lookup),
+        *((one, attempt.document_lookup) for one in unseen),
     )
-    reasons = verdict.reasons if verdict.findings else ()
     return [lookup for reason, lookup in rows if reason in reasons and lookup is not None]
 
 
@@ -432,7 +436,7 @@ class LimitsCheck(DecisionCheck):
         if caller is None:
             return
         told = _weigh_told(evidence, verdict)
-        told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
+        told |= {self._find_counted(one): 1 for one in find_failed(made)}
         score, own = evidence.of(FacePart).holder_score, attempt.document_lookup
         if (
             own is not None

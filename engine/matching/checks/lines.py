@@ -1,16 +1,20 @@
 """Lines in use: the number that is asked for, and how many one person may have."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
+from engine.matching.checks.face import FacePart
 from engine.matching.judge import AttemptBatch, DecidedAttempt, DecisionCheck
 from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt
 from engine.registry.database import AHEAD, new_id
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from schema.decisions import Finding
 from schema.lines import LineEventKind
 from schema.options import LineLimits
@@ -37,6 +41,9 @@ class LinePart(EvidencePart):
     is_approved: bool = False
     is_exempt: bool = False
     """Whether no limit holds for the document; asked only where one is reached."""
+    is_holder_unseen: bool = False
+    """Whether somebody has lines under the document, and the face that is shown was compared with
+    none of theirs."""
 
     @property
     def reached(self) -> list[Reason]:
@@ -58,6 +65,57 @@ class LinePart(EvidencePart):
             yield Finding(reason, Decision.REJECTED)
 
 
+class LineOpenings:
+    """When the lines of some documents were opened, and what was approved over the first ones."""
+
+    def __init__(
+        self, registry: Reader, document_ids: Sequence[str], now: datetime, hours: int
+    ) -> None:
+        """`hours`: the most that an approval holds; with 0 none is read."""
+        self._now = now
+        self._opened = defaultdict[str, list[datetime]](list)
+        self._firsts: dict[str, tuple[datetime, str]] = {}
+        for one in registry.openings(document_ids, now):
+            # Those of a clock that was ahead are not of this day.
+            if one.at <= now + AHEAD:
+                self._opened[one.document_id].append(one.at)
+            if hours and one.is_in_use:
+                self._note_first(one.document_id, (one.at, one.line_id))
+        firsts = [line_id for _, line_id in self._firsts.values()]
+        read = partial(registry.newest_line_events, kinds=[LineEventKind.OPENING_APPROVED])
+        approvals = read_apart(firsts, read).items()
+        # By a carrier's clock that is ahead it would come after the line that it was used for.
+        self._approved = {key: min(one.at, one.recorded_at) for key, one in approvals}
+
+    def add(self, document_id: str, line_id: str) -> None:
+        """A line is opened."""
+        self._opened[document_id].append(self._now)
+        self._note_first(document_id, (self._now, line_id))
+
+    def move(self, old: str, document_id: str) -> None:
+        """A document has taken the place of another."""
+        self._opened[document_id] += self._opened.pop(old, [])
+        if first := self._firsts.pop(old, None):
+            self._note_first(document_id, first)
+
+    def count_lately(self, own: Collection[str]) -> int:
+        """The number under these documents within a day."""
+        return sum(at > self._now - LATELY for key in own for at in self._opened.get(key, ()))
+
+    def are_approved(self, own: Collection[str], hours: int) -> bool:
+        """True where whoever has these documents may open one more: there is none yet, or that was
+        approved over the first, so many hours ago at most, and since the newest was opened."""
+        first = min((self._firsts[key] for key in own if key in self._firsts), default=None)
+        if first is None:
+            return True
+        opened = [at for key in own for at in self._opened.get(key, ())]
+        since, at = self._now - timedelta(hours=hours), self._approved.get(first[1])
+        return at is not None and max(since, *opened) < at <= self._now
+
+    def _note_first(self, document_id: str, line: tuple[datetime, str]) -> None:
+        self._firsts[document_id] = min(line, self._firsts.get(document_id, line))
+
+
 class LineCheck(DecisionCheck):
     """Counts lines as the registry and this batch have them, and opens them."""
 
@@ -76,20 +134,16 @@ class LineCheck(DecisionCheck):
         self._totals = Counter[str]()
         for (document_id, _), count in self._open_lines.items():
             self._totals[document_id] += count
-        hours = max(one.approval_h for one in (terms, *terms.own.values()))
-        since = batch.now - max(LATELY, timedelta(hours=hours))
-        self._opened = defaultdict[str, list[datetime]](list)
-        for row in registry.opened_since(every if self._persons else [], since):
-            self._opened[row.document_id].append(row.opened_at)
-        self._firsts = registry.first_lines(every if hours else [])
-        firsts = [line_id for _, line_id in self._firsts.values()]
-        self._approved = registry.newest_line_events(firsts, [LineEventKind.OPENING_APPROVED])
+        each = (terms, *terms.own.values())
+        is_dated = any(one.day_limit or one.approval_h for one in each)
+        hours = max(one.approval_h for one in each)
+        self._openings = LineOpenings(registry, every if is_dated else [], batch.now, hours)
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
 
     def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del place, evidence
+        del place
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
         lines = LinePart(
@@ -100,7 +154,9 @@ class LineCheck(DecisionCheck):
         lines = self._weigh_person(lines, attempt, record)
         if lines.reached and record is not None:
             lines = replace(lines, is_exempt=self._is_exempt(record.id))
-        return [lines]
+        has_lines = bool(lines.person_lines or lines.day_lines)
+        is_seen = evidence.of(FacePart).holder_score is not None or attempt.request.is_faceless
+        return [replace(lines, is_holder_unseen=has_lines and not is_seen)]
 
     def add_replaced(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
         """The lines of the document that is replaced count; its number may come along."""
@@ -126,7 +182,9 @@ class LineCheck(DecisionCheck):
             old = attempt.replaced_lookup and self._batch.document(attempt.replaced_lookup)
             moved = self._find_moved(attempt, old) if old else None
             made.decided.line_id = self._open(made) if moved is None else moved.id
-        made.decided.is_own_holder = made.evidence.of(LinePart).open_lines > 0
+        lines = made.evidence.of(LinePart)
+        made.decided.is_own_holder = lines.open_lines > 0
+        made.decided.is_holder_unseen = lines.is_holder_unseen
 
     def _open(self, made: DecidedAttempt) -> str:
         attempt, document_id = made.attempt, made.decided.document_id
@@ -146,8 +204,7 @@ class LineCheck(DecisionCheck):
         self.changed_documents.add(document_id)
         self._open_lines[document_id, attempt.outlet.carrier] += 1
         self._totals[document_id] += 1
-        self._opened[document_id].append(row.opened_at)
-        self._firsts.setdefault(document_id, (row.opened_at, row.id))
+        self._openings.add(document_id, row.id)
         return row.id
 
     def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
@@ -156,9 +213,7 @@ class LineCheck(DecisionCheck):
             self._moved_exemptions.add(document_id)
         self._open_lines[document_id, carrier] += self._open_lines.pop((old, carrier), 0)
         self._totals[document_id] += self._totals.pop(old, 0)
-        self._opened[document_id] += self._opened.pop(old, [])
-        if first := self._firsts.pop(old, None):
-            self._firsts[document_id] = min(first, self._firsts.get(document_id, first))
+        self._openings.move(old, document_id)
         self.changed_documents |= {old, document_id}
 
     def count(self, document_id: str, carrier: str) -> int:
@@ -168,26 +223,19 @@ class LineCheck(DecisionCheck):
     def _weigh_person(
         self, lines: LinePart, attempt: Attempt, *records: DocumentRecord | None
     ) -> LinePart:
-        """With all that whoever has these documents has over all carriers. An approval is for one
-        more line: it is later than the newest."""
+        """With all that whoever has these documents has over all carriers."""
         limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
         known = [one.id for one in records if one is not None]
         own = {key for one in known for key in self._persons.get(one, (one,))}
-        # Those of a clock that was ahead are not of this day.
-        latest = self._batch.now + AHEAD
-        opened = [at for key in own for at in self._opened.get(key, ()) if at <= latest]
-        first = min((self._firsts[key] for key in own & self._firsts.keys()), default=None)
-        at, now = first and self._approved.get(first[1]), self._batch.now
-        since = max([now - timedelta(hours=limits.approval_h), *opened])
         return replace(
             lines,
             person_lines=sum(self._totals[key] for key in own),
             person_limit=limits.person_limit,
             channel_limit=limits.outlets.get(attempt.outlet.code, 0),
-            day_lines=sum(at > now - LATELY for at in opened),
+            day_lines=self._openings.count_lately(own),
             day_limit=limits.day_limit,
             approval_h=limits.approval_h,
-            is_approved=first is None or (at is not None and since < at <= now),
+            is_approved=self._openings.are_approved(own, limits.approval_h),
         )
 
     def _is_exempt(self, document_id: str) -> bool:

@@ -7,6 +7,7 @@ use. Sosie asks no register and no wallet itself: it checks who says so, of what
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -184,16 +185,17 @@ def count_try(
     most: int,
     *,
     is_shown: bool,
+    before: float = 0.0,
 ) -> tuple[list[Tally], int | None]:
     """Counts a try of a face under a document that failed with a carrier, forgotten after a day,
     and tells how many of `most` are left before another way must be offered; None where none are
-    counted. Whose face or proof `is_shown` begins anew."""
+    counted. Whose face or proof `is_shown` begins anew. `before`: what its batch has added."""
     if not most or lookup is None:
         return [], None
     # By the look-up alone, or the count would tell when another carrier has the holder.
     name = f"{TRIES_TALLY}:{lookup.hex()}:{carrier}"
     found = registry.tallies([name]).get(name)
-    level = 0.0 if found is None else found.level_at(now, TRY_STAYS)
+    level = before + (0.0 if found is None else found.level_at(now, TRY_STAYS))
     amount = -level if is_shown else 1.0
     tallies = [Tally(name, amount, TRY_STAYS, most)] if amount else []
     return tallies, max(0, most - ceil(level + amount))
@@ -210,6 +212,7 @@ class Proofs:
         self._approved: dict[str, int] = {}
         self._opened: dict[str, str] = {}
         """By the documents of the batch under which one was taken, or no face kept."""
+        self._tried = defaultdict[tuple[bytes | None, str], float](float)
         if came:
             outlets = sorted({one.outlet.code for one in came})
             since = batch.now - terms.window
@@ -297,11 +300,11 @@ class Proofs:
         reasons = made.verdict.reasons if made.verdict.decision is Decision.REJECTED else ()
         is_failed = any(one.shows_nobody and one.row.about in _OF_FACE for one in reasons)
         if is_shown or (is_failed and not attempt.request.is_faceless):
-            carrier = attempt.outlet.carrier
-            about = (attempt.document_lookup, carrier, self._terms.of(carrier).face_tries)
-            tallies, left = count_try(
-                self._batch.registry, self._batch.now, *about, is_shown=is_shown
-            )
+            carrier, lookup = attempt.outlet.carrier, attempt.document_lookup
+            most, before = self._terms.of(carrier).face_tries, self._tried[lookup, carrier]
+            given = (self._batch.registry, self._batch.now, lookup, carrier, most)
+            tallies, left = count_try(*given, is_shown=is_shown, before=before)
+            self._tried[lookup, carrier] += sum(one.amount for one in tallies)
             self._batch.writes += tallies
             made.decided.tries_left = None if is_shown else left
 

@@ -9,7 +9,7 @@ from stdnum.cn import ric
 
 from engine.imports.row_parser import Code, Field, RawRow, ReadingTerms, Row, RowFault, RowReader
 from engine.registry.accounts import Outlet
-from schema.reasons import Reason
+from schema.reasons import FACE_NOT_KEPT, Reason
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 OUTLETS = {"r1": Outlet("r1", "red", True, 5), "old": Outlet("old", "red", False, 5)}
@@ -89,14 +89,10 @@ def test_a_line_that_an_outlet_opened_since_it_was_restricted_is_refused() -> No
     assert read_row(outlets=outlets).faults == ()
 
 
-def test_all_faults_of_a_row_are_reported() -> None:
-    row = read_row({Field.NAME: "", Field.MSISDN: "1", Field.OUTLET: "r9", Field.LIVE: ""})
-    assert {code for _, code in codes(row)} == {
-        Code.VALUE_MISSING,
-        Code.NUMBER_INVALID,
-        Code.OUTLET_UNKNOWN,
-        Code.FACE_MISSING,
-    }
+def test_all_faults_of_a_row_are_reported_and_that_its_face_would_not_be_kept() -> None:
+    row = read_row({Field.NAME: "", Field.MSISDN: "1", Field.LIVE: ""}, unkept={"red"})
+    told = {Code.VALUE_MISSING, Code.NUMBER_INVALID, Code.FACE_MISSING, FACE_NOT_KEPT}
+    assert {code for _, code in codes(row)} == told
 
 
 def test_a_malformed_row_has_one_fault() -> None:

@@ -10,12 +10,18 @@ from engine.errors import NotFound, RequestError
 from engine.lifecycle.reverification import end_exemption, exempt, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching.checks.order import replay
+from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
+from engine.registry.enrollments import HOLDER_TALLY
+from schema.actors import Caller, Role
+from schema.documents import ErasureScope
 from schema.lines import LineEventKind
-from schema.options import LineLimits
+from schema.options import Limits, LineLimits
 from schema.people import Channel
 from schema.reasons import Reason
-from tests.engine.matching.conftest import NOW
+from serving.access.authorization import Principal
+from serving.api.serializers import enrollment, enrollment_record
+from tests.engine.matching.conftest import NOW, card
 from tests.engine.records import ENTRY, make_pair
 
 
@@ -97,15 +103,18 @@ def test_by_ghana_each_further_line_is_approved_once_over_the_first(lab) -> None
 
         def approve(line: str) -> None:
             now[0] += hour
-            about = {"kind": LineEventKind.OPENING_APPROVED, "at": now[0], "actor": "key:k"}
+            # By a clock that is ahead: it holds at once, and for no second line.
+            at = now[0] + timedelta(minutes=1)
+            about = {"kind": LineEventKind.OPENING_APPROVED, "at": at, "actor": "key:k"}
             report_event(registrar, lab.store, LineRules(), line_text=line, **about)
 
         missing = (Reason.APPROVAL_MISSING,)
         assert ask() == [missing, missing]
         approve(line)
-        now[0] += hour
         # Used once, of two in one batch, too; and only the first line tells.
         assert ask() == [(), missing]
+        now[0] += timedelta(seconds=90)
+        assert ask() == [missing, missing]
         newest = lab.store.lines_of(lab.store.lines_by_id([line])[line].document_id)[1]
         approve(newest.id)
         assert ask() == [missing, missing]
@@ -116,6 +125,28 @@ def test_by_ghana_each_further_line_is_approved_once_over_the_first(lab) -> None
         close_line(registrar, lab.store, line, "test")
         approve(newest.id)
         assert ask() == [(), missing]
+
+
+def test_limits_of_a_holder_whose_face_is_not_on_file_are_told_to_no_tenant_and_count(lab) -> None:
+    person, first = lab.newcomer()
+    asking = Caller("key:k", "red-1", "red")
+    red = {"carrier": "red", "outlet": "red-1", "document": first.document, "caller": asking}
+    with lab.registrar(lines=LineLimits(approval_h=24), limits=Limits()) as registrar:
+        own = registrar.enroll([first])[0].decided.document_id
+        seen = enroll(lab, registrar, person, **red)
+        erase_holder(registrar, lab.store, own, "test", scope=ErasureScope.FACE)
+        unseen = enroll(lab, registrar, lab.people.person(), **red)
+        nobodys = enroll(lab, registrar, lab.people.person(), **red | {"document": card(9)})
+    assert nobodys.decision == "approved"
+    tenant = Principal("k", Role.OUTLET, "red", "red-1")
+    for one, told in ((seen, "APPROVAL_MISSING"), (unseen, "WITHHELD")):
+        assert one.reasons == (Reason.APPROVAL_MISSING,)
+        record = lab.store.enrollment(one.enrollment_id)
+        for shown in (enrollment(tenant, one, "k"), enrollment_record(tenant, record)):
+            assert [it.reason for it in shown.reasons] == [told]
+    assert lab.replays(seen, unseen)
+    (counted,) = lab.store.tallies([f"{HOLDER_TALLY}:{own}:red"]).values()
+    assert counted.level == 1
 
 
 def test_a_carriers_own_set_asks_more_of_what_it_opens_but_a_persons_limit_is_everybodys() -> None:

@@ -22,7 +22,8 @@ from engine.errors import (
     TenantConflict,
     TooManyFailures,
 )
-from engine.lifecycle.reverification import exempt
+from engine.lifecycle.reverification import exempt, report_event
+from engine.lifecycle.rules import LineRules
 from engine.matching.checks.order import read_evidence
 from engine.matching.documents import check_document
 from engine.matching.holders import block_document, erase_holder, read_erasure
@@ -40,7 +41,7 @@ from engine.registry.writer import Writer
 from schema.actors import Caller
 from schema.cases import CLAIMED, CaseKind, Outcome
 from schema.events import EventType
-from schema.lines import LineStatus
+from schema.lines import LineEventKind, LineStatus
 from schema.options import NO_LIMITS, NO_RULES, CarrierPeople, LineLimits, PeopleRules
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
@@ -262,6 +263,30 @@ def test_no_exception_is_granted_beyond_a_limit_of_the_person(lab, limits: LineL
         first, second = (one.decided.cases[0].id for one in asked)
         close(registrar, lab, first, Outcome.UNFOUNDED)
         with pytest.raises(CaseMoved, match="refuse the exception, or wait"):
+            close(registrar, lab, second, Outcome.UNFOUNDED)
+
+
+def test_an_approval_holds_when_an_exception_is_granted_and_not_when_it_was_asked_for(lab) -> None:
+    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
+    now = [NOW]
+    terms = {"people": RULES, "lines": LineLimits(approval_h=24), "clock": lambda: now[0]}
+    with lab.registrar(**terms) as registrar:
+        line = approve(registrar, lab.request(document=card(1))).decided.line_id
+
+        def tell() -> None:
+            told = {"kind": LineEventKind.OPENING_APPROVED, "at": now[0], "actor": "key:k"}
+            report_event(registrar, lab.store, LineRules(), line_text=line, **told)
+
+        now[0] += timedelta(hours=1)
+        tell()
+        asked = ask(registrar, *(lab.request(document=card(1), **excused) for _ in range(2)))
+        first, second = (one.decided.cases[0].id for one in asked)
+        now[0] += timedelta(hours=24)
+        with pytest.raises(CaseMoved, match="an approval over the first"):
+            close(registrar, lab, first, Outcome.UNFOUNDED)
+        tell()
+        steps.close(registrar, lab.store, first, Outcome.UNFOUNDED, (), BORIS, keep_lines=True)
+        with pytest.raises(CaseMoved):
             close(registrar, lab, second, Outcome.UNFOUNDED)
 
 

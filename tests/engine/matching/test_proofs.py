@@ -365,8 +365,10 @@ def turn_away(registrar: Registrar, lab: Lab, serial: int) -> list[int | None]:
     """Three faces that are not the portrait's, and how many tries each left."""
     faces = [lab.people.sample(lab.people.person()) for _ in range(6)]
     pairs = zip(faces[::2], faces[1::2], strict=True)
-    given = [lab.request(document=card(serial), live=a, portrait=b) for a, b in pairs]
-    return [ask(registrar, one)[0].decided.tries_left for one in given]
+    first, *others = [lab.request(document=card(serial), live=a, portrait=b) for a, b in pairs]
+    # Two of one batch count as if they came one after the other.
+    answers = [*ask(registrar, first), *ask(registrar, *others)]
+    return [one.decided.tries_left for one in answers]
 
 
 def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) -> Callable[..., Any]:
