@@ -51,6 +51,8 @@ class Retained(StrEnum):
     """What systems of carriers were told, or could have read."""
     LINE_EVENTS = "line_events"
     """What happened to lines: ids, moments and causes."""
+    WATCHLIST = "watchlist"
+    """Entries since they were added, their faces and look-ups with them."""
 
 
 class CropScope(StrEnum):

@@ -13,6 +13,7 @@ from msgspec import convert, to_builtins
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Select,
     and_,
     bindparam,
     case,
@@ -60,6 +61,7 @@ from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
 from engine.registry.queues import erase_crops
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
+from engine.registry.watchlist import WATCHED_SINCE, WATCHLIST, forget_watched
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
 from schema.cases import ALIVE, CaseNote, NoteKind
@@ -301,8 +303,8 @@ def expire(
     """
     rule = _RULES[kind]
     given = (kind, job.until, job.hold)
-    query = select(rule.key).where(rule.find_due(*given), ~rule.find_held(*given))
-    query = query.order_by(*(rule.order or (rule.dated, rule.key)))
+    is_due = rule.find_due(*given) & ~rule.find_held(*given)
+    query = select(rule.key).where(is_due).order_by(*(rule.order or (rule.dated, rule.key)))
     # A row whose key is damaged stays, as nothing finds it.
     keys = [row[0] for row in writer.rows(query.limit(limit)) if row[0] is not UNREADABLE]
     if not keys:
@@ -316,7 +318,8 @@ def expire(
         to = Transaction(connection, writer.vault, writer.model_digest, now)
         for part in chunks(keys):
             if rule.document is not None and job.hold is not None:
-                _tell_cases(to, rule, part, kind, job.actor)
+                documents = select(rule.document).where(rule.key.in_(part))
+                _tell_cases(to, documents, kind, job.actor)
             if rule.wipe is None:
                 to.delete(rule.key, part)
             else:
@@ -325,15 +328,11 @@ def expire(
     return len(keys)
 
 
-def _tell_cases(
-    to: Transaction, rule: _Rule, keys: Sequence[Any], kind: Retained, actor: str
-) -> None:
+def _tell_cases(to: Transaction, documents: Select[Any], kind: Retained, actor: str) -> None:
     """Says in the history of open cases that what they need goes all the same: their hold is over.
 
     Who has read such a case before must read it again to decide it.
     """
-    assert rule.document is not None
-    documents = select(rule.document).where(rule.key.in_(keys))
     is_alive = CASES.c.state.in_([state.value for state in ALIVE])
     named = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(documents))
     rows = to.connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
@@ -355,7 +354,7 @@ class _Rule:
     """
 
     key: Column[Any]
-    dated: Column[Any]
+    dated: ColumnElement[Any]
     is_due: Callable[[Until, Hold], Condition] | None = None
     wipe: Wipe | None = None
     document: Column[Any] | None = None
@@ -381,7 +380,9 @@ _LOOKED_INTO = (
 )
 
 
-def _is_held(document: Column[Any], dated: Column[Any], until: datetime, hold: Hold) -> Condition:
+def _is_held(
+    document: Column[Any], dated: ColumnElement[Any], until: datetime, hold: Hold
+) -> Condition:
     is_needed = and_(document.is_not(None), document.in_(_LOOKED_INTO))
     return is_needed if hold is None else and_(is_needed, dated > until - hold)
 
@@ -495,4 +496,5 @@ _RULES = {
         GUARDIANSHIPS.c.ends_in,
         lambda until, _: GUARDIANSHIPS.c.ends_in < until[Retained.GUARDIANS].year,
     ),
+    Retained.WATCHLIST: _Rule(WATCHLIST.c.id, WATCHED_SINCE, wipe=forget_watched),
 }

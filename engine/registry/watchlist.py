@@ -1,5 +1,6 @@
 """The watch-list, and the share of the registry that has templates of a second model."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, LargeBinary, String, Table, bindparam, func, select
+from sqlalchemy import Column, LargeBinary, String, Table, bindparam, case, func, select
 
 from engine.errors import SealBroken
 from engine.registry.columns import RowNumber, mac_column, metadata, required, sealed_column
@@ -91,6 +92,14 @@ class RemovedWatchEntry(Change):
     def row(self, to: Transaction) -> RowValues:
         to.is_erasing = True
         return {"key": int(self.id), "at": to.at}
+
+
+WATCHED_SINCE = case((WATCHLIST.c.removed_at.is_(None), WATCHLIST.c.added_at))
+"""When an entry in force was added; null of others."""
+
+
+def forget_watched(to: Transaction, ids: Sequence[int]) -> None:
+    RemovedWatchEntry.store(to, [RemovedWatchEntry(one) for one in ids])
 
 
 DAMAGED_ENTRY = "(damaged: run sosie doctor)"

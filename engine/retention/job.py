@@ -49,6 +49,7 @@ def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
         Retained.GUARDIANS: schedule.people_days,
         Retained.EVENTS: schedule.events_days,
         Retained.LINE_EVENTS: schedule.line_events_days,
+        Retained.WATCHLIST: schedule.watchlist_days,
     }
     return {kind: now - timedelta(days=one or 0) for kind, one in days.items() if one != 0}
 

@@ -35,6 +35,7 @@ NAMES = {
     "guardians": "guardians of who is grown up",
     "events": "events",
     "line_events": "what happened to lines",
+    "watchlist": "entries of the watch-list",
 }
 
 

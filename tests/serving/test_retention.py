@@ -10,11 +10,14 @@ from functools import partial
 from threading import Semaphore
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import GalleryBehind
+from engine.matching.holders import watch_face
+from engine.registry.damage import find_damage
 from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
 from engine.registry.events import NewEvent, write_events
@@ -223,6 +226,22 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
     left = [one for one in lines.entries if one["event"] == "events_left_undelivered"]
     assert [(one["webhook_id"], one["count"]) for one in left] == [(webhook.id, 5)]
     assert b"sosie_webhook_events_left_total 5.0" in meter.render()[0]
+
+
+def test_an_entry_of_the_watch_list_is_met_no_more_once_it_has_left(deployment, log) -> None:
+    store, registrar = deployment.store, deployment.registrar
+    face = np.eye(deployment.vault.dim, dtype=np.float32)[0]
+    watch_face(registrar, face, "why", "test")
+    deployment.settings = deployment.settings.model_copy(
+        update={"retention": only(watchlist_days=2)}
+    )
+    left = []
+    for days in (1, 2):
+        clock = partial(lambda after: utc_now() + timedelta(days=after), days)
+        DailyRetention(deployment, log, ClockWatch(store, clock=clock), Meter())._run()
+        left.append((registrar.watchlist.face_count, len(store.watchlist())))
+    assert left == [(1, 1), (0, 0)]
+    assert find_damage(store) == []
 
 
 def test_damaged_rows_that_are_met_are_counted_by_table(deployment) -> None:
