@@ -155,17 +155,15 @@ def test_a_check_stores_nothing_and_needs_no_lease(home, base, sosie, contents, 
     assert count(home, "documents") == 0
 
 
-def test_where_no_terminal_is_its_progress_comes_in_lines(home, base, sosie, monkeypatch) -> None:
+def test_people_are_told_in_a_table_and_of_its_progress_in_lines_where_no_terminal_is(
+    home, base, sosie, monkeypatch
+) -> None:
     monkeypatch.setattr(output, "TELL_EVERY_S", 0.0)
-    outcome = sosie("import", base, "--check", "--home", home)
-    told = [line for line in outcome.err.splitlines() if line.startswith("check: ")]
-    assert all(re.fullmatch(r"check: [\d,]+ of [\d,]+", line) for line in told)
-    assert told
-
-
-def test_people_are_told_in_a_table(home, base, sosie) -> None:
     outcome = sosie("import", base, "--home", home)
     assert outcome.code == 1
+    told = [line for line in outcome.err.splitlines() if line.startswith("import: ")]
+    assert all(re.fullmatch(r"import: [\d,]+ of [\d,]+", line) for line in told)
+    assert told
     assert "The import is done" in outcome.out
     assert "1 FACE_MISMATCH" in outcome.out
     assert "base.csv.import.csv" in outcome.out

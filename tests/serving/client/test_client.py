@@ -22,7 +22,6 @@ from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
 from serving.wire.lines import CampaignRequest, ClosedLine
 from tests.serving.api.conftest import Service
-from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
@@ -123,13 +122,6 @@ def test_the_wheel_of_the_client_alone_asks_a_service_without_a_key(url, tmp_pat
         for folder in (package, ROOT)
     )
     assert alone["dependencies"] == whole["optional-dependencies"]["client"]
-
-
-def test_the_correlator_of_an_error_is_the_one_in_the_services_log(service, url) -> None:
-    with client_of(service, url, "b1") as client, pytest.raises(ApiError) as raised:
-        client.read_enrollment("nothing")
-    # The line is written after the answer.
-    wait_until(lambda: raised.value.correlator in service.log_text)
 
 
 def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_answers(

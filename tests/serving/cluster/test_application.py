@@ -9,7 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from engine.errors import RegistryMissing, RequestError
 from serving.cluster.application import build, describe
-from serving.cluster.environment import Site
+from serving.cluster.environment import Site, node_timeout_s, supervisor_timeout_s
 from serving.cluster.node import _explain
 
 
@@ -98,6 +98,19 @@ def test_there_is_one_registrar_for_any_settings(empty_home) -> None:
     known = _deployments(build({"home": str(empty_home)}))
     assert set(known) == {"Ingress", "Registrar"}
     assert known["Registrar"].num_replicas == 1
+
+
+@pytest.mark.parametrize("drain_s", [0.5, 30.0])
+def test_the_time_limits_of_a_stop_contain_each_other(
+    empty_home, monkeypatch, drain_s: float
+) -> None:
+    """The proxies drain, then the application ends with its snapshot, then Serve and Ray do."""
+    monkeypatch.setenv("SOSIE_SERVE__DRAIN_S", str(drain_s))
+    bound = _deployments(build({"home": str(empty_home)}))["Registrar"]
+    registrar = bound._deployment_config.graceful_shutdown_timeout_s
+    assert registrar >= drain_s + 30
+    assert node_timeout_s(drain_s) >= drain_s + registrar + 20
+    assert supervisor_timeout_s(drain_s) > node_timeout_s(drain_s)
 
 
 def test_every_queue_of_the_application_has_a_bound(empty_home, monkeypatch) -> None:

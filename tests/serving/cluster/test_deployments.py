@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -77,24 +78,26 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
     queue.close(10)
 
 
+def session_of(run: Callable[[Any], Any]) -> Any:
+    """A session on a GPU."""
+    state = {"provider": "cuda", "precision": "float32", "fault": ""}
+    return SimpleNamespace(batch_sizes=(), fixed_batch=None, run=run, **state)
+
+
 async def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fails(
     empty_home,
 ) -> None:
     replica = Embedder(Site.of(empty_home, None))
     real = replica._model._embedder.session
 
-    class Dead:
-        batch_sizes, fixed_batch = (), None
-        provider, precision, fault = "cuda", "float32", ""
-
-        def run(self, _: Any) -> Any:
-            raise DEAD
+    def fail(_: Any) -> Any:
+        raise DEAD
 
     await replica.check_health()
     replica._model.ran_at -= 2 * IDLE_S
     replica._model._embedder.session = real
     await replica.check_health()
-    replica._model._embedder.session = Dead()  # type: ignore[assignment]
+    replica._model._embedder.session = session_of(fail)
     replica._model.ran_at -= 2 * IDLE_S
     for _ in range(FAILURES):
         with pytest.raises(DeviceFailed, match="CUDA failure 700"):
@@ -109,14 +112,10 @@ async def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(
     replica = Embedder(Site.of(empty_home, None))
     real = replica._model._embedder.session
 
-    class Unfit:
-        batch_sizes, fixed_batch = (), None
-        provider, precision, fault = "cuda", "float32", ""
+    def spoil(inputs: Any) -> Any:
+        return [one * np.float32(np.nan) for one in real.run(inputs)]
 
-        def run(self, inputs: Any) -> Any:
-            return [one * np.float32(np.nan) for one in real.run(inputs)]
-
-    replica._model._embedder.session = Unfit()  # type: ignore[assignment]
+    replica._model._embedder.session = session_of(spoil)
     replica._model.ran_at -= 2 * IDLE_S
     for _ in range(FAILURES):
         with pytest.raises(RuntimeError, match="is to be replaced"):

@@ -86,6 +86,10 @@ async def _never(*_: Any) -> Any:
     await asyncio.sleep(60)
 
 
+async def _echo(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+    return Reply(value=arguments[0])
+
+
 CONTEXT = CallContext("key:1", "c1")
 
 
@@ -184,14 +188,11 @@ async def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
     assert len(handle.perform.responses) == 1
     assert (await registrar.status()).phase is Phase.STARTING
 
-    async def perform(*_: Any) -> Reply:
-        return Reply(value="certificate")
-
-    handle.perform.answer = perform
+    handle.perform.answer = _echo
     is_back.set()
     assert registrar._watching is not None
     await registrar._watching
-    assert await registrar.erase("d", CONTEXT) == "certificate"  # type: ignore[comparison-overlap]
+    assert await registrar.erase("d", CONTEXT) == "d"  # type: ignore[comparison-overlap]
     assert (await registrar.status()).is_ready
 
 
@@ -218,10 +219,7 @@ async def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_rep
 
 
 async def test_who_has_little_time_is_in_no_message_with_who_has_much() -> None:
-    async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
-        return Reply(value=arguments[0])
-
-    handle = Handle(perform)
+    handle = Handle(_echo)
     registrar = _open(handle)
     contexts = [replace(CONTEXT, timeout_s=timeout_s) for timeout_s in (10, 0.2, 9.9, 0.3)]
     calls = [registrar.enroll("x", context) for context in contexts]  # type: ignore[arg-type]

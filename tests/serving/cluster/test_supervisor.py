@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.serve import Application
 
 from engine.errors import KeyRingMissing, RequestError
 from serving.cluster import environment
-from serving.cluster.application import build, require_sound
-from serving.cluster.environment import (
-    NodeFolder,
-    Site,
-    node_timeout_s,
-    open_private,
-    require_ray,
-    supervisor_timeout_s,
-)
+from serving.cluster.application import require_sound
+from serving.cluster.environment import NodeFolder, Site, open_private, require_ray
 from serving.cluster.node import require_gpus
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.supervisor import claim, require_port
@@ -88,12 +80,6 @@ def test_a_home_that_is_served_already_names_the_process(start_serve, home) -> N
     with claim(home):
         error = refuse(start_serve, "--home", home)
     assert f"process {os.getpid()} " in error["message"]
-
-
-def test_a_home_is_free_again_when_its_service_has_ended(home) -> None:
-    for _ in range(2):
-        with claim(home):
-            pass
 
 
 def test_settings_that_are_not_valid_or_missing_are_named_before_anything_is_listened_to(
@@ -264,20 +250,3 @@ def test_a_folder_of_another_user_is_refused(home, sosie, monkeypatch) -> None:
         assert list(folder.iterdir()) == []
     finally:
         folder.rmdir()
-
-
-@pytest.mark.parametrize("drain_s", [0.5, 30.0])
-def test_the_time_limits_of_a_stop_contain_each_other(home, drain_s: float) -> None:
-    """The proxies drain, then the application ends with its snapshot, then Serve and Ray do."""
-    registrar = dict(_list_grace(home, drain_s))["Registrar"]
-    assert registrar >= drain_s + 30
-    assert node_timeout_s(drain_s) >= drain_s + registrar + 20
-    assert supervisor_timeout_s(drain_s) > node_timeout_s(drain_s)
-
-
-def _list_grace(home: Path, drain_s: float) -> list[tuple[str, float]]:
-    file = home / "drain.toml"
-    file.write_text(f"[serve]\ndrain_s = {drain_s}\n")
-    bound = [build({"home": str(home), "config": str(file)})._bound_deployment]
-    bound += [one._bound_deployment for one in bound[0].init_args if isinstance(one, Application)]
-    return [(one.name, one._deployment_config.graceful_shutdown_timeout_s) for one in bound]
