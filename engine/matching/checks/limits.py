@@ -351,9 +351,9 @@ class Guard:
 
 def find_failed(made: DecidedAttempt) -> list[bytes]:
     """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
-    attempt, reasons = made.attempt, made.verdict.reasons
-    is_unseen = made.evidence.of(LinePart).is_holder_unseen
-    unseen = [one for one in reasons if is_unseen and one.row.told is Told.HOLDER_SHOWN]
+    attempt, reasons = made.attempt, made.verdict.reasons if made.verdict.findings else ()
+    unseen = [one for one in reasons if one.row.told is Told.HOLDER_SHOWN]
+    unseen = unseen if unseen and made.evidence.of(LinePart).is_holder_unseen else []
     rows = (
         (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
         (

@@ -75,7 +75,7 @@ class LineOpenings:
         self._now = now
         self._opened = defaultdict[str, list[datetime]](list)
         self._firsts: dict[str, tuple[datetime, str]] = {}
-        for one in registry.openings(document_ids, now):
+        for one in registry.openings(document_ids, now) if document_ids else ():
             # Those of a clock that was ahead are not of this day.
             if one.at <= now + AHEAD:
                 self._opened[one.document_id].append(one.at)
@@ -83,7 +83,7 @@ class LineOpenings:
                 self._note_first(one.document_id, (one.at, one.line_id))
         firsts = [line_id for _, line_id in self._firsts.values()]
         read = partial(registry.newest_line_events, kinds=[LineEventKind.OPENING_APPROVED])
-        approvals = read_apart(firsts, read).items()
+        approvals = read_apart(firsts, read).items() if firsts else ()
         # By a carrier's clock that is ahead it would come after the line that it was used for.
         self._approved = {key: min(one.at, one.recorded_at) for key, one in approvals}
 
@@ -154,9 +154,10 @@ class LineCheck(DecisionCheck):
         lines = self._weigh_person(lines, attempt, record)
         if lines.reached and record is not None:
             lines = replace(lines, is_exempt=self._is_exempt(record.id))
-        has_lines = bool(lines.person_lines or lines.day_lines)
-        is_seen = evidence.of(FacePart).holder_score is not None or attempt.request.is_faceless
-        return [replace(lines, is_holder_unseen=has_lines and not is_seen)]
+        if not (lines.person_lines or lines.day_lines) or attempt.request.is_faceless:
+            return [lines]
+        is_seen = evidence.of(FacePart).holder_score is not None
+        return [replace(lines, is_holder_unseen=not is_seen)]
 
     def add_replaced(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
         """The lines of the document that is replaced count; its number may come along."""
