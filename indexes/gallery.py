@@ -200,7 +200,7 @@ def _sum_up(changes: Sequence[_Change]) -> tuple[Ids, Ids]:
                 added.pop(key, None)
         else:
             added.update(dict.fromkeys(keys))
-    changed = concatenated(change.ids for change in changes)
+    changed = concatenated([change.ids for change in changes])
     return changed, np.array([*added], np.int64)
 
 
@@ -576,7 +576,7 @@ class Gallery:
 
     def _removed_since(self, state: _State) -> Ids:
         """The ids removed since a state that is being read."""
-        return concatenated(one.ids for one in self._unwiped if one.removals > state.removals)
+        return concatenated([one.ids for one in self._unwiped if one.removals > state.removals])
 
     def _found(self, hits: CertifiedHits, state: _State) -> Found:
         return Found(self._remaining(hits, state), state.sequence, len(state.index))

@@ -405,17 +405,19 @@ class SegmentSearch:
         offsets = [np.zeros(1, np.int64)]
         for part in hits:
             offsets.append(part.offsets[1:] + offsets[-1][-1])
+        epsilon, rescored = [part.epsilon for part in done], [part.rescored for part in done]
+        ids, scores = [part.ids for part in hits], [part.scores for part in hits]
         certificate = Certificate(
-            epsilon=concatenated((part.epsilon for part in done), np.float64),
-            rescored=concatenated(part.rescored for part in done),
+            epsilon=concatenated(epsilon, np.float64),
+            rescored=concatenated(rescored),
             compared=sum(map(len, self._sealed)) + sum(map(len, self._heads)),
             kernel=self._kernel,
             bounds=tuple(sorted(set[str]().union(*(part.bounds for part in done)))),
         )
         return CertifiedHits(
             np.concatenate(offsets),
-            concatenated(part.ids for part in hits),
-            concatenated((part.scores for part in hits), np.float32),
+            concatenated(ids),
+            concatenated(scores, np.float32),
             certificate,
         )
 
