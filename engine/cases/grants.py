@@ -138,7 +138,7 @@ def _require_free(
         total = registry.open_line_counts(own).total()
         # An approval may have come, or its hours have passed, since the line was asked for.
         openings = LineOpenings(registry, own, now, limits[3])
-        counted = (total, total, openings.count_lately(own))
+        counted = (total, total, openings.count_lately(own).total())
         is_full = any(0 < most <= count for most, count in zip(limits, counted, strict=False))
         if is_full or (limits[3] and not openings.are_approved(own, limits[3])):
             raise CaseMoved(

@@ -339,7 +339,7 @@ MOST_ROWS = 256
 REST = 1.0
 """How long the sender rests after a commit, as a multiple of what that took: so an import takes at
 most half of the registrar's time."""
-_CONTEXT = "import.chunk"
+_CONTEXT = "import.chunk.2"
 
 
 def seal_chunk(vault: Vault, chunk: Chunk) -> bytes:

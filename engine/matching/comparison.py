@@ -41,6 +41,7 @@ class WatchList:
         self._documents: dict[int, bytes] = {}
         # How many entries name a document: every attempt asks, so asking must not walk the list.
         self._named: Counter[bytes] = Counter()
+        self.ids = set[int]()
         self._lock = threading.Lock()
         for entry in entries:
             self.add(entry)
@@ -55,6 +56,7 @@ class WatchList:
     def add(self, entry: WatchEntry) -> None:
         """Adds an entry that is committed."""
         with self._lock:
+            self.ids.add(entry.id)
             if entry.template is not None:
                 ids = np.array([entry.id], dtype=np.int64)
                 self._faces.add(ids, entry.template[None], self._faces.sequence + 1)
@@ -65,6 +67,7 @@ class WatchList:
     def remove(self, entry_id: int) -> None:
         """Removes an entry; an unknown id is ignored."""
         with self._lock:
+            self.ids.discard(entry_id)
             lookup = self._documents.pop(entry_id, None)
             if lookup is not None:
                 self._named[lookup] -= 1

@@ -365,6 +365,7 @@ class LineOpening(NamedTuple):
     document_id: str
     at: datetime
     line_id: str
+    carrier: str
     is_in_use: bool
 
 
@@ -395,8 +396,9 @@ class LineReader(Source):
         try:
             require_authentic(self.vault, LINES, row)
         except SealBroken:
-            return LineOpening(row.document_id, now, "", is_in_use=True)
-        return LineOpening(row.document_id, row.opened_at, row.id, row.status != LineStatus.CLOSED)
+            return LineOpening(row.document_id, now, "", "", is_in_use=True)
+        is_in_use = row.status != LineStatus.CLOSED
+        return LineOpening(row.document_id, row.opened_at, row.id, row.carrier, is_in_use)
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""

@@ -272,12 +272,19 @@ class DailyRetention(PeriodicJob):
         self._meter.set(metrics.RETENTION_REFUSED, self._is_refused)
         if self._is_refused:
             return
-        runner, watched = self._deployment.registrar, self._list_watched()
+        runner = self._deployment.registrar
         try:
             made = run_retention(
                 runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
             )
             retire_sweeps(self._deployment, runner, ACTOR, now)
+            # What this run or an earlier one has removed is met no more. Those in memory are read
+            # first: one that is added meanwhile is not among them.
+            if self._schedule.watchlist_days:
+                met = [*runner.watchlist.ids]
+                kept = {one.id for one in self._deployment.store.watchlist()}
+                for gone in {*met} - kept:
+                    runner.watchlist.remove(gone)
         except Exception as error:  # noqa: BLE001 - the rows are examined in any case
             self._log_failure(error)
         else:
@@ -291,14 +298,7 @@ class DailyRetention(PeriodicJob):
             for webhook_id, count in made.undelivered.items():
                 self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
                 self._meter.add(metrics.EVENTS_LEFT, by=count)
-        # Whatever came of the run: what has left is met no more.
-        for gone in watched - self._list_watched():
-            runner.watchlist.remove(gone)
         self._examine()
-
-    def _list_watched(self) -> set[int]:
-        is_kept = not self._schedule.watchlist_days
-        return set() if is_kept else {one.id for one in self._deployment.store.watchlist()}
 
 
 FINISH_EVERY_S = 60.0

@@ -42,8 +42,8 @@ class LinePart(EvidencePart):
     is_exempt: bool = False
     """Whether no limit holds for the document; asked only where one is reached."""
     is_holder_unseen: bool = False
-    """Whether somebody has lines under the document, and the face that is shown was compared with
-    none of theirs."""
+    """Whether the person has lines elsewhere, and the face that is shown was compared with none of
+    the holder's."""
 
     @property
     def reached(self) -> list[Reason]:
@@ -73,12 +73,12 @@ class LineOpenings:
     ) -> None:
         """`hours`: the most that an approval holds; with 0 none is read."""
         self._now = now
-        self._opened = defaultdict[str, list[datetime]](list)
+        self._opened = defaultdict[str, list[tuple[datetime, str]]](list)
         self._firsts: dict[str, tuple[datetime, str]] = {}
         for one in registry.openings(document_ids, now) if document_ids else ():
             # Those of a clock that was ahead are not of this day.
             if one.at <= now + AHEAD:
-                self._opened[one.document_id].append(one.at)
+                self._opened[one.document_id].append((one.at, one.carrier))
             if hours and one.is_in_use:
                 self._note_first(one.document_id, (one.at, one.line_id))
         firsts = [line_id for _, line_id in self._firsts.values()]
@@ -87,9 +87,9 @@ class LineOpenings:
         # By a carrier's clock that is ahead it would come after the line that it was used for.
         self._approved = {key: min(one.at, one.recorded_at) for key, one in approvals}
 
-    def add(self, document_id: str, line_id: str) -> None:
+    def add(self, document_id: str, line_id: str, carrier: str) -> None:
         """A line is opened."""
-        self._opened[document_id].append(self._now)
+        self._opened[document_id].append((self._now, carrier))
         self._note_first(document_id, (self._now, line_id))
 
     def move(self, old: str, document_id: str) -> None:
@@ -98,9 +98,10 @@ class LineOpenings:
         if first := self._firsts.pop(old, None):
             self._note_first(document_id, first)
 
-    def count_lately(self, own: Collection[str]) -> int:
-        """The number under these documents within a day."""
-        return sum(at > self._now - LATELY for key in own for at in self._opened.get(key, ()))
+    def count_lately(self, own: Collection[str]) -> Counter[str]:
+        """The number under these documents within a day, by carrier."""
+        every = (one for key in own for one in self._opened.get(key, ()))
+        return Counter(carrier for at, carrier in every if at > self._now - LATELY)
 
     def are_approved(self, own: Collection[str], hours: int) -> bool:
         """True where whoever has these documents may open one more: there is none yet, or that was
@@ -108,7 +109,7 @@ class LineOpenings:
         first = min((self._firsts[key] for key in own if key in self._firsts), default=None)
         if first is None:
             return True
-        opened = [at for key in own for at in self._opened.get(key, ())]
+        opened = [at for key in own for at, _ in self._opened.get(key, ())]
         since, at = self._now - timedelta(hours=hours), self._approved.get(first[1])
         return at is not None and max(since, *opened) < at <= self._now
 
@@ -137,7 +138,10 @@ class LineCheck(DecisionCheck):
         each = (terms, *terms.own.values())
         is_dated = any(one.day_limit or one.approval_h for one in each)
         hours = max(one.approval_h for one in each)
-        self._openings = LineOpenings(registry, every if is_dated else [], batch.now, hours)
+        exempt = registry.exemptions(every) if is_dated else {}
+        # A firm's lines without limits are many, and would be read for nothing.
+        dated = [key for key in every if is_dated and {*self._documents_of(key)} - exempt.keys()]
+        self._openings = LineOpenings(registry, dated, batch.now, hours)
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
@@ -154,10 +158,16 @@ class LineCheck(DecisionCheck):
         lines = self._weigh_person(lines, attempt, record)
         if lines.reached and record is not None:
             lines = replace(lines, is_exempt=self._is_exempt(record.id))
-        if not (lines.person_lines or lines.day_lines) or attempt.request.is_faceless:
+        if record is None or attempt.request.is_faceless:
             return [lines]
-        is_seen = evidence.of(FacePart).holder_score is not None
-        return [replace(lines, is_holder_unseen=not is_seen)]
+        # What a carrier's own lines reach tells it of no other.
+        carrier, own = attempt.outlet.carrier, self._documents_of(record.id)
+        mine = sum(self.count(key, carrier) for key in own)
+        is_elsewhere = (
+            lines.person_lines > mine or lines.day_lines > self._openings.count_lately(own)[carrier]
+        )
+        is_unseen = is_elsewhere and evidence.of(FacePart).holder_score is None
+        return [replace(lines, is_holder_unseen=is_unseen)]
 
     def add_replaced(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
         """The lines of the document that is replaced count; its number may come along."""
@@ -205,7 +215,7 @@ class LineCheck(DecisionCheck):
         self.changed_documents.add(document_id)
         self._open_lines[document_id, attempt.outlet.carrier] += 1
         self._totals[document_id] += 1
-        self._openings.add(document_id, row.id)
+        self._openings.add(document_id, row.id, attempt.outlet.carrier)
         return row.id
 
     def move(self, old: str, document_id: str, carrier: str, *, is_exempt: bool) -> None:
@@ -227,17 +237,21 @@ class LineCheck(DecisionCheck):
         """With all that whoever has these documents has over all carriers."""
         limits = self._terms.own.get(attempt.outlet.carrier, self._terms)
         known = [one.id for one in records if one is not None]
-        own = {key for one in known for key in self._persons.get(one, (one,))}
+        own = {key for one in known for key in self._documents_of(one)}
         return replace(
             lines,
             person_lines=sum(self._totals[key] for key in own),
             person_limit=limits.person_limit,
             channel_limit=limits.outlets.get(attempt.outlet.code, 0),
-            day_lines=self._openings.count_lately(own),
+            day_lines=self._openings.count_lately(own).total(),
             day_limit=limits.day_limit,
             approval_h=limits.approval_h,
             is_approved=self._openings.are_approved(own, limits.approval_h),
         )
+
+    def _documents_of(self, document_id: str) -> Collection[str]:
+        """All of the person who has this one."""
+        return self._persons.get(document_id, (document_id,))
 
     def _is_exempt(self, document_id: str) -> bool:
         is_moved = document_id in self._moved_exemptions

@@ -137,9 +137,13 @@ def test_limits_of_a_holder_whose_face_is_not_on_file_are_told_to_no_tenant_and_
         erase_holder(registrar, lab.store, own, "test", scope=ErasureScope.FACE)
         unseen = enroll(lab, registrar, lab.people.person(), **red)
         nobodys = enroll(lab, registrar, lab.people.person(), **red | {"document": card(9)})
+        mine = {"document": first.document, "caller": Caller("key:b", "blue-1", "blue")}
+        itself = enroll(lab, registrar, lab.people.person(), **mine)
     assert nobodys.decision == "approved"
     tenant = Principal("k", Role.OUTLET, "red", "red-1")
-    for one, told in ((seen, "APPROVAL_MISSING"), (unseen, "WITHHELD")):
+    # Of its own lines a carrier learns nothing of others.
+    told_each = ((seen, "APPROVAL_MISSING"), (unseen, "WITHHELD"), (itself, "APPROVAL_MISSING"))
+    for one, told in told_each:
         assert one.reasons == (Reason.APPROVAL_MISSING,)
         record = lab.store.enrollment(one.enrollment_id)
         for shown in (enrollment(tenant, one, "k"), enrollment_record(tenant, record)):
