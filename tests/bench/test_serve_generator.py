@@ -231,7 +231,8 @@ def test_a_part_of_a_record_has_only_what_began_in_it() -> None:
         record = send_load(make_load(server, rate=200, seconds=1, keeps_bodies=True))
     part = record.within(0.25, 0.75)
     assert len(part) == len(part.bodies) == 100
-    assert part.rate == pytest.approx(200)
+    # Answers that came in it: of those sent before it and of its last some may be late.
+    assert part.rate == pytest.approx(200, abs=40)
     assert part.rows.intended_s.min() >= 0.25
 
 
