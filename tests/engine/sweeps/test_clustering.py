@@ -1,5 +1,6 @@
 """Clusters: not held together by chains, independent of order, near pairs do not count."""
 
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -14,6 +15,8 @@ from engine.sweeps.clustering import (
     LinkTable,
     Owners,
     ReadVectors,
+    _merge,
+    _Ties,
     cluster_links,
     find_near,
     make_links,
@@ -173,6 +176,20 @@ def test_no_link_is_lost_and_no_document_is_in_two_clusters(drawn: tuple[Scores,
             assert len(own & {int(one) for one in pair}) == 1
 
 
+@given(graphs())
+@settings(max_examples=300)
+def test_merging_all_best_partners_at_once_equals_merging_the_best_pair_repeatedly(
+    links: Scores,
+) -> None:
+    size = 1 + max(max(pair) for pair in links)
+    ends = np.array(list(links), np.int64)
+    steps = np.rint(np.array(list(links.values())) * (1 << 24)).astype(np.int64)
+    ones = np.ones_like(steps)
+    ties = _Ties(ends[:, 0], ends[:, 1], ones, steps, 0 * ones)
+    at_once = _merge(np.arange(size), ties)
+    assert at_once.tolist() == merge_greedily(size, links)
+
+
 def test_a_million_links_at_random_make_small_clusters_of_their_best() -> None:
     rng = np.random.default_rng(5)
     left, right = rng.integers(0, 40_000, (2, 50_000))
@@ -206,6 +223,38 @@ def describe(clusters: list[Cluster]) -> list[list[object]]:
         ]
         for cluster in clusters
     ]
+
+
+def merge_greedily(size: int, links: Scores) -> list[int]:
+    """The definition: merges the best pair of clusters until none may merge."""
+    clusters: list[tuple[int, ...]] = [(one,) for one in range(size)]
+
+    def weigh(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Fraction, Fraction]:
+        scores = [
+            Fraction(links[min(a, b), max(a, b)])
+            for a in one
+            for b in other
+            if (min(a, b), max(a, b)) in links
+        ]
+        share = Fraction(len(scores), len(one) * len(other))
+        return share, sum(scores, Fraction(0)) / len(scores) if scores else Fraction(0)
+
+    while True:
+        candidates = [
+            (-share, -mean, one[0], other[0], one, other)
+            for one, other in combinations(sorted(clusters), 2)
+            for share, mean in [weigh(one, other)]
+            if share > Fraction(1, 2)
+        ]
+        if not candidates:
+            break
+        *_, one, other = min(candidates)
+        clusters = [each for each in clusters if each not in (one, other)]
+        clusters.append(tuple(sorted(one + other)))
+    labels: NDArray[np.int64] = np.empty(size, np.int64)
+    for cluster in clusters:
+        labels[list(cluster)] = min(cluster)
+    return labels.tolist()
 
 
 THRESHOLD = 0.6
