@@ -18,6 +18,7 @@ from engine.errors import (
 from engine.registry.columns import metadata
 from engine.registry.database import REVISIONS, connect, restructuring, version
 from engine.registry.keyring import KeyRing
+from engine.registry.migrations import from_0001, from_0012
 from engine.registry.store import Store, every_table
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import Vault
@@ -52,6 +53,10 @@ def test_migrations_give_exactly_the_metadata(database_url, migrate: Upgrade, no
             wanted = {c.name for c in table.constraints if isinstance(c, CheckConstraint)}
             assert checks == wanted
     engine.dispose()
+
+
+def test_newest_revision_is_the_last_migration() -> None:
+    assert (*from_0001.MIGRATIONS, *from_0012.MIGRATIONS) == REVISIONS
 
 
 def test_registry_is_made_once(store, database_url, vault) -> None:
