@@ -281,6 +281,20 @@ def test_each_library_is_imported_where_it_belongs(graph) -> None:
     assert unused == set()
 
 
+def test_an_import_that_no_row_allows_is_found() -> None:
+    strangers = {
+        ("serving.webhooks.keeper", "ray"),
+        ("engine.lifecycle.campaigns", "sqlalchemy"),
+        ("serving.api.app", "no_row_has_this"),
+    }
+    graph = grimp.build_graph(*PACKAGES, include_external_packages=True)
+    for module, library in strangers:
+        assert module in graph.modules
+        graph.add_module(library, is_squashed=True)
+        graph.add_import(importer=module, imported=library)
+    assert find_strangers(graph) == strangers
+
+
 def test_what_threads_decode_is_described_by_one_of_them() -> None:
     readers = {"convert", "msgspec.convert", "msgspec.json.decode", "msgspec.msgpack.decode"}
     for file in list_files("engine/registry/*.py", "engine/matching/*.py", "serving/api/*.py"):
