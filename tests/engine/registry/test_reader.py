@@ -18,6 +18,7 @@ from engine.registry.database import Moment, new_id, prepare, utc_now
 from engine.registry.documents import DOCUMENTS
 from engine.registry.lines import LineChange
 from engine.registry.references import NewReference, RemovedReference
+from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from schema.cases import CaseState
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind, LineStatus
@@ -155,6 +156,29 @@ def test_outlet_or_carrier_is_added_once_and_to_a_known_carrier(store) -> None:
     with pytest.raises(NotFound):
         store.close_outlet("r9", actor="test")
     assert store.counts() == before
+
+
+def test_watch_list_holds_faces_and_documents_until_they_are_removed_and_gives_no_id_again(
+    store, writer, random_units
+) -> None:
+    face = writer.vault.rotate(random_units(1))[0]
+    lookup = writer.vault.look_up("document:passport", "X1")
+    reason = "x" * 200
+    entries = [
+        WatchEntry(writer.next_watch_id(), None, face, reason, utc_now()),
+        WatchEntry(writer.next_watch_id(), lookup, None, "stolen", utc_now()),
+    ]
+    writer.commit([ENTRY, *entries])
+    by_face, by_document = store.watchlist()
+    assert np.array_equal(by_face.template, face)
+    assert (by_face.id, by_face.document_lookup, by_face.reason) == (1, None, reason)
+    assert by_document.template is None
+    assert (by_document.id, by_document.document_lookup) == (2, lookup)
+    writer.commit([ENTRY, RemovedWatchEntry(1), RemovedWatchEntry(2)])
+    assert store.watchlist() == []
+    writer.close()
+    with store.writer() as again:
+        assert again.next_watch_id() == 3
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
