@@ -134,7 +134,14 @@ def test_csv_keeps_every_text(tmp_path) -> None:
     assert row["outlets"] == '東京, \u202e\n"x"'
 
 
-@pytest.mark.parametrize("harmful", ["=1+1", "\t=1", "\u200b=1", "\uff201", "\u202e=1"])
+@pytest.mark.parametrize(
+    "harmful",
+    [
+        "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\u00a0+1", "\u200b-1",
+        "\ufeff@SUM(A1)", "\u202e=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\ttab",
+        "\rreturn",
+    ],
+)  # fmt: skip
 def test_a_cell_that_would_be_evaluated_is_led_by_an_apostrophe(tmp_path, harmful: str) -> None:
     save_table(tmp_path / "groups.csv", group_table([group(harmful)], {"g1": harmful}))
     (row,) = read_csv(tmp_path / "groups.csv")
