@@ -13,10 +13,11 @@ from engine.registry.database import new_id
 from engine.registry.documents import ActivatedDocument
 from engine.registry.lines import LineChange
 from engine.registry.references import RemovedReference
+from engine.registry.retention import DocumentErasure
 from engine.registry.store import Reader, Store
 from schema.documents import DocumentStatus
 from schema.lines import LineEventKind
-from tests.engine.registry.conftest import ENTRY, MODEL, Writes
+from tests.engine.registry.conftest import ENTRY, MODEL, Writes, committed
 
 
 def state_of(store: Store) -> tuple[object, ...]:
@@ -66,6 +67,14 @@ def test_reference_ids_are_never_used_again(store, writer, enroll) -> None:
     with store.writer() as again:
         assert again.sequence == 4
         assert again.next_reference_id() == 4
+
+
+def test_document_is_not_erased_while_a_reference_lives(store, writer, enroll) -> None:
+    changes = committed(writer, enroll(writer, 1))
+    before = state_of(store)
+    with pytest.raises(AssertionError):
+        writer.commit([ENTRY, DocumentErasure(changes.documents[0].id, "test")])
+    assert state_of(store) == before
 
 
 def test_attempted_document_is_activated_once_with_what_was_approved(store, writer, enroll) -> None:
@@ -138,6 +147,12 @@ def test_between_two_reads_over_one_connection_somebody_else_can_write(
         held = all_documents(store)
         assert len(held) == 1
         assert registry.documents_by_id(held) == store.documents_by_id(held)
+
+
+def test_sequence_never_goes_back(writer, enroll) -> None:
+    writer.commit(enroll(writer, 3))
+    with pytest.raises(AssertionError):
+        writer.commit([ENTRY, RemovedReference(1, 2)])
 
 
 def test_full_sqlite_is_told_apart_and_keeps_nothing(sqlite_url, vault, enroll, listening) -> None:
