@@ -8,6 +8,7 @@ from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import (
     SETTINGS_FILE,
     Settings,
+    benchmark_environment,
     list_fields,
     load_settings,
     write_settings,
@@ -164,3 +165,11 @@ def test_a_refused_setting_does_not_repeat_its_value(monkeypatch) -> None:
     with pytest.raises(RequestError) as refused:
         load_settings(None)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_benchmarks_environment_is_not_tuned(monkeypatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OTHER", "kept")
+    found = benchmark_environment()
+    assert "OPENBLAS_CORETYPE" not in found
+    assert found["OTHER"] == "kept"
