@@ -16,7 +16,7 @@ from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent
 from serving.settings.sections import ServeSettings
-from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS
+from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS, Meter
 from tests.serving.meters import RecordingMeter
 
 Inner = Callable[[Request], Awaitable[Any]]
@@ -55,7 +55,7 @@ class EdgeMeter(RecordingMeter):
 class Rig:
     """The middleware around a handler, driven by hand."""
 
-    def __init__(self, inner: Inner, **settings: Any) -> None:
+    def __init__(self, inner: Inner, meter: Meter | None = None, **settings: Any) -> None:
         self.meter = EdgeMeter()
         self.lines = CapturingLogger()
         self.inner = inner
@@ -69,7 +69,7 @@ class Rig:
         self.middleware = RequestMiddleware(
             app,
             settings=ServeSettings(**settings),
-            meter=self.meter,
+            meter=meter or self.meter,
             log=structlog.wrap_logger(self.lines, processors=[]),
             direct={"/v1/match": app},
         )

@@ -17,6 +17,7 @@ from serving.api.body import MSGPACK
 from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited
 from tests.serving.api.middleware.conftest import Rig, begin, echo, idle, raising
+from tests.serving.meters import BrokenMeter
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +128,11 @@ async def test_health_calls_have_a_small_bound_of_their_own_and_take_no_others_p
     assert match.status == 200
     assert refused == [429] * 5
     assert served == EXEMPT_ONGOING
+
+
+def test_a_meter_that_fails_changes_no_answer_and_no_bound() -> None:
+    rig = Rig(idle, meter=BrokenMeter(), requests_ongoing=1)
+    assert [rig.ask().status for _ in range(3)] == [200] * 3
 
 
 def test_an_access_line_names_the_route_and_the_key_and_never_the_path() -> None:
