@@ -13,7 +13,7 @@ from engine.registry.vault import Vault
 from schema.actors import Role
 from schema.cases import CaseKind
 from schema.decisions import DecidedEnrollment, Finding, FoundReferences, OpenedCase, Scores
-from schema.reasons import Decision, Reason
+from schema.reasons import About, Decision, Reason, Row
 from serving.access.authorization import (
     Action,
     Principal,
@@ -85,6 +85,13 @@ def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child() -> None:
     assert "GUARDIAN_CHANGED" not in str(shown)
     assert shown.cases == ()
     assert show(FRAUD, stored).cases == (case,)
+
+
+def test_a_reason_without_an_audience_cannot_be_written() -> None:
+    with pytest.raises(TypeError):
+        Row(About.GUARDIAN)  # type: ignore[call-arg]
+    with pytest.raises(AssertionError):
+        Reason._new_member_(Reason, "NEW")  # type: ignore[attr-defined]
 
 
 def test_a_kind_of_case_that_nobody_gave_an_audience_is_told_to_no_tenant() -> None:
