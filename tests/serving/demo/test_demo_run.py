@@ -96,6 +96,11 @@ def test_a_folder_of_people_and_photographs_runs_the_same_scenario_and_touches_n
     assert not any(label.startswith("ann") for label in faces["made"])
 
 
+@pytest.mark.parametrize("size", ["-1", "1000001"])
+def test_a_gallery_below_0_or_beyond_a_million_is_refused(sosie, assert_refused, size: str) -> None:
+    assert_refused(sosie("demo", "--gallery", size), "--gallery")
+
+
 def test_too_few_faces_are_counted_and_give_exit_code_2(demo, make_folder) -> None:
     folder = make_folder({"ann": "face 0, face 90", "again.png": "face 36", "c.png": "face 30"})
     with pytest.raises(RequestError) as caught:
