@@ -14,6 +14,7 @@ import skimage.data
 from engine.accuracy.photographs import WHEEL_PEOPLE
 from engine.registry.accounts import Carrier
 from engine.registry.store import PERSONAL_ROLES
+from schema.options import Limits
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.settings import SETTINGS_FILE, Settings, make_settings
 from tests.bench.conftest import photograph
@@ -45,7 +46,8 @@ def faces(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory) -> Iterator[Service]:
-    """The application over an empty gallery; each load test erases whom it enrolled."""
+    """The application over an empty gallery, with the bounds that it has by default; each load test
+    erases whom it enrolled."""
     home = tmp_path_factory.mktemp("loaded") / "home"
     create_home(home, Settings())
     written = home / SETTINGS_FILE
@@ -62,7 +64,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
             given = {"label": name, "person": person}
             keys[name] = add_key(deployment.store, deployment.vault, role, carrier, **given)
         with serving(home, keys, deployment.extractor) as start:
-            yield start()
+            yield start(limits=Limits())
 
 
 listen = pytest.fixture(scope="session")(start_listening)

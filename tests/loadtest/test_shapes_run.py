@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.schedule import PLANTED, Kind, Traffic
+from tests.engine.records import newest_cases
 from tests.loadtest.conftest import finish
 from tests.serving.conftest import Outcome
 
@@ -62,6 +63,13 @@ def test_every_answer_of_every_shape_is_right(outcomes, shape: str) -> None:
         counted = [sum(kind.values()) for kind in step["decisions"].values()]
         assert step["visits"] == sum(counted) > 0
         assert step["latency"]["all"]["histogram"].startswith("HISTF")
+
+
+def test_traffic_of_a_carrier_meets_no_bound_on_what_is_found_out(outcomes, service) -> None:
+    """With the frauds that are planted in it; a bound that is met also opens a case."""
+    assert outcomes
+    assert b'code="REQUEST.TOO_MANY_FAILURES"' not in service.parts.meter.render()[0]
+    assert not [one for one in newest_cases(service.parts.store.cases) if one.kind == "probing"]
 
 
 def test_a_report_needs_no_other_file(outcomes, page) -> None:
