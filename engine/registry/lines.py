@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 from sqlalchemy import (
     CheckConstraint,
@@ -359,16 +359,6 @@ _CLOSED_WITH = (
 )
 
 
-class LineOpening(NamedTuple):
-    """When a line was opened."""
-
-    document_id: str
-    at: datetime
-    line_id: str
-    carrier: str
-    is_in_use: bool
-
-
 class LineReader(Source):
     """Reader of lines and of what happened to them."""
 
@@ -386,19 +376,25 @@ class LineReader(Source):
         rows = self._rows_of(_COUNTS, document_ids)
         return Counter({(row.document_id, row.carrier): row.lines for row in rows})
 
-    def openings(self, document_ids: Sequence[str], now: datetime) -> list[LineOpening]:
-        """The openings of all lines of these documents, closed ones too. Of a damaged one neither
-        moment nor state is believed: it is in use, and was opened just now."""
+    def openings(self, document_ids: Sequence[str], now: datetime) -> list[LineRecord]:
+        """All lines of these documents, closed ones too. Of a damaged one only the document is
+        believed: it is in use, at no carrier, and was opened just now."""
         # All, whatever their moment: a query by an altered one would not find it.
         return [self._opening(row, now) for row in self._rows_of(_LINES_OF_EACH, document_ids)]
 
-    def _opening(self, row: AnyRow, now: datetime) -> LineOpening:
+    def _opening(self, row: AnyRow, now: datetime) -> LineRecord:
         try:
-            require_authentic(self.vault, LINES, row)
+            return line_of(self.vault, row)
         except SealBroken:
-            return LineOpening(row.document_id, now, "", "", is_in_use=True)
-        is_in_use = row.status != LineStatus.CLOSED
-        return LineOpening(row.document_id, row.opened_at, row.id, row.carrier, is_in_use)
+            return LineRecord(
+                id="",
+                msisdn_lookup=None,
+                document_id=row.document_id,
+                carrier="",
+                outlet="",
+                enrollment_id=None,
+                opened_at=now,
+            )
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""

@@ -16,7 +16,7 @@ from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from schema.decisions import Finding
-from schema.lines import LineEventKind
+from schema.lines import LineEventKind, LineStatus
 from schema.options import LineLimits
 from schema.reasons import Decision, Reason
 
@@ -77,10 +77,10 @@ class LineOpenings:
         self._firsts: dict[str, tuple[datetime, str]] = {}
         for one in registry.openings(document_ids, now) if document_ids else ():
             # Those of a clock that was ahead are not of this day.
-            if one.at <= now + AHEAD:
-                self._opened[one.document_id].append((one.at, one.carrier))
-            if hours and one.is_in_use:
-                self._note_first(one.document_id, (one.at, one.line_id))
+            if one.opened_at <= now + AHEAD:
+                self._opened[one.document_id].append((one.opened_at, one.carrier))
+            if hours and one.status is not LineStatus.CLOSED:
+                self._note_first(one.document_id, (one.opened_at, one.id))
         firsts = [line_id for _, line_id in self._firsts.values()]
         read = partial(registry.newest_line_events, kinds=[LineEventKind.OPENING_APPROVED])
         approvals = read_apart(firsts, read).items() if firsts else ()
