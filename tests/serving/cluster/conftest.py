@@ -227,13 +227,6 @@ def nodes() -> Iterator[Nodes]:
         yield made
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_shard_is_left() -> Iterator[None]:
-    """What a module's tests start, and what a lost owner leaves, ends with the module."""
-    yield
-    wait_until(lambda: not find_processes(os.getpid())[Role.SHARD])
-
-
 @pytest.fixture
 def proxied(tmp_path_factory) -> Iterator[Proxied]:
     with run_proxy(tmp_path_factory.mktemp("p")) as started:
