@@ -35,8 +35,9 @@ from serving.deployment.deployment import Deployment
 IDLE_SHARE, CALM_SHARE, STORM_TIMES = 0.1, 0.7, 3.0
 SETTLING_S = 2.0
 """Of each load's beginning, not counted."""
-CAPACITY_SHARES, CAPACITY_STEPS = (0.25, 1.25), 5
-"""The capacity is looked for among these shares of a closed loop's rate, halved so often."""
+CAPACITY_SHARES, CAPACITY_STEPS = (0.25, 1.0), 5
+"""The capacity is looked for among these shares of a closed loop's rate, halved so often. More than
+a closed loop's is answered in time for a few seconds only: what waits has to grow."""
 IN_TIME = 0.99
 """Of the requests are answered within the objective, up to the capacity."""
 BACK_TIMES = 1.2
@@ -143,7 +144,7 @@ class _Arrivals:
         return self.generator.run(load).within(SETTLING_S, SETTLING_S + seconds)
 
     def find_capacity(self, closed: float, plan: OverloadPlan) -> float:
-        """The largest rate that is answered as the objective says, to a thirtieth of `closed`."""
+        """The largest rate that is answered as the objective says, to a fortieth of `closed`."""
         low, high = (closed * share for share in CAPACITY_SHARES)
         for _ in range(CAPACITY_STEPS):
             rate = (low + high) / 2
