@@ -41,6 +41,7 @@ from serving.settings.settings import Settings, node_environment
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8
 GAIN_RATES = (1e-3, 1e-4, 1e-5)
+FUSIONS = (Comparison.FUSED_TO_ONE, Comparison.FUSED)
 LOOKED_AT = 16
 """Pairs flagged in the half of LFW, all of which were reviewed by hand."""
 GOOD, BAD, NEEDLESS = "#0072B2", "#CC3311", "#E69F00"
@@ -108,12 +109,12 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
         "rates": write_section("rates", report),
         "acquisition": write_section("acquisition", report["acquisition"]),
         "gain": {
-            rate: [find_point(calibration.curve(kind).points, rate) for kind in Comparison]
+            rate: [find_point(calibration.curve(kind).points, rate) for kind in FUSIONS]
             for rate in GAIN_RATES
         },
         "generalised": describe_generalised(report),
         "galleries_words": write_section("galleries_words"),
-        "galleries": write_section("galleries", list_curves(calibration)),
+        "galleries": write_section("galleries", list_curves(report, calibration)),
         "quality": write_section("quality_words", report),
         "bands": write_section("quality", report["quality_bands"]),
         "flagged": write_section("flagged_words", report["flagged"]),
@@ -133,14 +134,14 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
     }
 
 
-def list_curves(calibration: Calibration) -> Evaluated:
+def list_curves(report: Evaluated, calibration: Calibration) -> Evaluated:
     """Of each kind of comparison the points for galleries of several sizes."""
-    return {
+    return {"one to one": report["galleries"]} | {
         kind.value.replace("_", " "): {
             str(size): one and msgspec.structs.asdict(one)
             for size, one in list_galleries(calibration.curve(kind).points)
         }
-        for kind in Comparison
+        for kind in FUSIONS
     }
 
 

@@ -26,6 +26,15 @@ def test_a_figure_that_changes_in_the_report_changes_on_the_page(page, tmp_path)
     assert "| 62 % |" in build_model_card(tmp_path)
 
 
+def test_one_photograph_against_one_has_one_figure_at_a_rate(page) -> None:
+    [rate], [gallery] = (
+        re.findall(rf"^\| {one} \|.*", page, re.M)[:1] for one in ("1e-5", "10,000")
+    )
+    score, fnmr, interval = (cell.strip() for cell in rate.split("|")[2:5])
+    assert f"| {score} | {fnmr} ({interval}) |" in gallery
+    assert "FNMR 2.5 % over" in page
+
+
 def test_a_report_of_a_part_or_none_is_refused(tmp_path) -> None:
     with pytest.raises(RequestError, match=r"cannot read evaluation\.json"):
         build_model_card(tmp_path)
