@@ -17,15 +17,20 @@ from indexes.base import Doubles, Floats
 _STRIDES = (8, 16, 32)
 _KINDS = ("cls", "obj", "bbox", "kps")
 _Raw = dict[str, Floats]
+_Window = tuple[float, int]
 
 # Turns of the whole picture in which a main face of a weak score, or none, is looked for.
 _SLANTED_DEG, _QUARTERS_DEG, _HANGING_DEG = (-40.0, 40.0), (90.0, 180.0, -90.0), (-135.0, 135.0)
 # Turns of a face whose tilt does not show.
 _HIDDEN_DEG: tuple[float, ...] = (-30.0, 30.0, 180.0)
-# A face is looked at again in a square window of so many heights of it, at most so many pixels.
-_WINDOW_HEIGHTS, _WINDOW_PX = 2.2, 160
+# A face is looked at again in a square window of so many heights of it, at most so many pixels; one
+# that was seen small in the second, which shows a tilt better.
+_WINDOW, _CLOSE_WINDOW = (2.2, 160), (2.6, 256)
 # YuNet's landmarks lean upright: they show a third of a tilt.
 _TRUE_TILT, _MAX_TURN_DEG, _MAX_TURNS, _LAST_TILT_DEG = 3.0, 45.0, 3, 1.2
+# A tilt of a few degrees, which landmarks hide, shows in the scores: the face looked at so far to
+# either side scores alike when it is upright, else so many degrees' worth of the score differ.
+_ASIDE_DEG, _DEG_OF_SCORE = 30.0, 150.0
 # By so much may a face score less when it is turned on, and be taken as turned.
 _SCORE_SLACK = 0.01
 
@@ -158,11 +163,22 @@ class FaceDetector:
     def look_closer(self, pixels: Pixels, face: DetectedFace) -> DetectedFace:
         """A face that was found in a smaller picture, as a window of this one around it shows it:
         where its eyes and mouth are, and how it is tilted."""
-        tilt_deg = measure_tilt(face.landmarks_px)
-        seen = self._look_at(pixels, face, tilt_deg)
+        turned_deg = measure_tilt(face.landmarks_px)
+        seen = self._look_at(pixels, face, turned_deg, _CLOSE_WINDOW)
         if seen is None:
             return face
-        return self._follow_tilt(pixels, seen, tilt_deg, _LAST_TILT_DEG)[0]
+        seen, turned_deg = self._follow_tilt(
+            pixels, seen, turned_deg, _LAST_TILT_DEG, _CLOSE_WINDOW
+        )
+        left, right = (
+            self._look_at(pixels, face, turned_deg + aside_deg, _CLOSE_WINDOW)
+            for aside_deg in (-_ASIDE_DEG, _ASIDE_DEG)
+        )
+        if left is None or right is None:
+            return seen
+        turned_deg += (right.score - left.score) * _DEG_OF_SCORE
+        level = self._look_at(pixels, face, turned_deg, _CLOSE_WINDOW)
+        return level if level is not None and level.score >= seen.score - _SCORE_SLACK else seen
 
     def _detect_at(self, pixels: Pixels, scale: float, may_turn: bool) -> tuple[DetectedFace, ...]:
         height, width = pixels.shape[:2]
@@ -252,7 +268,12 @@ class FaceDetector:
         return best
 
     def _follow_tilt(
-        self, picture: Pixels, face: DetectedFace, turned_deg: float, least_deg: float
+        self,
+        picture: Pixels,
+        face: DetectedFace,
+        turned_deg: float,
+        least_deg: float,
+        window: _Window = _WINDOW,
     ) -> tuple[DetectedFace, float]:
         """The face and its turn, turned on where it seems tilted by more than `least_deg`."""
         for _ in range(_MAX_TURNS):
@@ -260,18 +281,21 @@ class FaceDetector:
             if abs(tilt_deg) <= least_deg:
                 break
             tilt_deg = max(-_MAX_TURN_DEG, min(_MAX_TURN_DEG, tilt_deg * _TRUE_TILT))
-            seen = self._look_at(picture, face, turned_deg + tilt_deg)
+            seen = self._look_at(picture, face, turned_deg + tilt_deg, window)
             if seen is None or seen.score < face.score - _SCORE_SLACK:
                 break
             face, turned_deg, least_deg = seen, turned_deg + tilt_deg, _LAST_TILT_DEG
         return face, turned_deg
 
-    def _look_at(self, picture: Pixels, face: DetectedFace, turn_deg: float) -> DetectedFace | None:
+    def _look_at(
+        self, picture: Pixels, face: DetectedFace, turn_deg: float, window: _Window = _WINDOW
+    ) -> DetectedFace | None:
         """The face as it is found in a window around it, if it is."""
         x, y, width, height = face.box_px
         centre = (x + width / 2, y + height / 2)
-        wanted_px = max(_WINDOW_HEIGHTS * max(width, height), 1.0)
-        side_px = math.ceil(min(wanted_px, _WINDOW_PX))
+        heights, most_px = window
+        wanted_px = max(heights * max(width, height), 1.0)
+        side_px = math.ceil(min(wanted_px, most_px))
         view = self._look_through(
             picture, turn_deg, side_px / wanted_px, centre, (side_px, side_px)
         )
