@@ -242,24 +242,30 @@ def cut(side: str, share: float) -> Degrade:
 MASKS = {"blue": (150, 180, 205), "black": (10, 10, 12), "white": (235, 235, 235)}
 
 
-def cover(part: str) -> Degrade:
-    """Dark glasses, or a mask of this colour over nose and mouth, as wide as the face."""
+def cover(colour: str) -> Degrade:
+    """A mask of this colour over nose and mouth, as wide as the face."""
 
     def change(picture: Image.Image) -> Image.Image:
         pixels: Pixels = np.array(picture)
         height, width = pixels.shape[:2]
-        if part in MASKS:
-            corner, end = (0.33, 0.52), (0.67, 0.72)
-            first, last = ((round(x * width), round(y * height)) for x, y in (corner, end))
-            cv2.rectangle(pixels, first, last, MASKS[part], -1)
-        else:
-            for x in (0.415, 0.585):
-                centre = (round(x * width), round(0.455 * height))
-                axes = (round(0.07 * width), round(0.05 * height))
-                cv2.ellipse(pixels, centre, axes, 0, 0, 360, (20, 20, 24), -1)
+        corner, end = (0.33, 0.52), (0.67, 0.72)
+        first, last = ((round(x * width), round(y * height)) for x, y in (corner, end))
+        cv2.rectangle(pixels, first, last, MASKS[colour], -1)
         return Image.fromarray(pixels)
 
     return _redraw(change)
+
+
+def put_on_glasses(darkness: float) -> Degrade:
+    """Dark glasses that keep away so much of the light."""
+
+    def change(pixels: Floats) -> Any:
+        x, y = _place(pixels)
+        is_lens = ((abs(x) - 0.085) / 0.07) ** 2 + ((y - 0.455) / 0.05) ** 2 < 1
+        lens = np.float32(darkness) * is_lens[..., None]
+        return pixels * (1 - lens) + 20 * lens
+
+    return _alter(change)
 
 
 PORTRAIT = "JPEG 2000"
@@ -281,7 +287,7 @@ LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
     ("cut", "{1:.0%} at {0}", cut, tuple(product(("left", "top", "bottom"), (0.1, 0.2, 0.3, 0.4)))),
     (TURNED, "{}°", turn, (-44, -30, -15, 15, 30, 44, 90, 180)),
     ("card", "{}°", lay, (10, 20, 30)),
-    ("glasses", "", cover, ("glasses",)),
+    ("glasses", "{:.0%}", put_on_glasses, (0.5, 0.7, 0.9)),
     (MASK, "{}", cover, MASKS),
 )
 """The degradation, a level's name by its strength, what makes it, and its strengths from weak to
