@@ -48,8 +48,10 @@ _PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
 _UNCLEAR_PX, _BARE = 20.0, 0.2
 # The same where the face reads as blurred, which light and masks do too.
 _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
-# By so much more the vector has to be long where one of these shows.
+# By so much more the vector has to be long where one of these shows, or noise: bends that few faces
+# have.
 _RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
+_GRAINY = 0.9
 _WHITE, _NIGHT, _WASHED_OUT = 250, 16, 0.5
 # A face that is burnt out in more than a spot, or so bright beside it, is not lit by a lamp in one
 # place.
@@ -201,7 +203,8 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
 def judge_clarity(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]:
     """The cause that an unclear face shows, or UNCLEAR; empty for a clear one."""
     cause = _find_cause(quality, _TINTED, _UNEVEN)
-    least = limits.min_clarity + (_RAISED if cause in _SUSPECT and limits.min_clarity else 0)
+    is_suspect = cause in _SUSPECT or quality.sharpness > _GRAINY
+    least = limits.min_clarity + (_RAISED if is_suspect and limits.min_clarity else 0)
     return (cause,) if quality.clarity < least else ()
 
 

@@ -194,6 +194,14 @@ def test_a_dark_mask_covers_and_a_small_face_without_another_cause_is_small() ->
     assert judge_clarity(masked, QualityLimits()) == (Reason.FACE_COVERED,)
 
 
+def test_of_a_face_with_noise_more_clarity_is_asked() -> None:
+    unclear = dataclasses.replace(GOOD, clarity=0.81)
+    noisy = dataclasses.replace(unclear, sharpness=0.95)
+    assert judge_clarity(unclear, QualityLimits()) == ()
+    assert judge_clarity(noisy, QualityLimits()) == (Reason.UNCLEAR,)
+    assert judge_clarity(noisy, QualityLimits(min_clarity=0)) == ()
+
+
 def test_a_small_face_is_too_small_before_it_is_compressed() -> None:
     shown = dataclasses.replace(GOOD, inter_eye_px=13.0, detail_bytes=80.0)
     reasons = (Reason.FACE_TOO_SMALL, Reason.COMPRESSED)
