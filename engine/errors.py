@@ -240,6 +240,10 @@ class TooManyFailures(RequestError, code="REQUEST.TOO_MANY_FAILURES"):
         return str(self.args[0])
 
 
+class TooManySearches(TooManyFailures, code="REQUEST.TOO_MANY_SEARCHES"):
+    """A carrier has searched for as many faces as it may in a day."""
+
+
 class DeadlinePassed(RequestError, code="REQUEST.DEADLINE_PASSED"):
     """The deadline passed while the request was queued; nothing was stored."""
 

@@ -1,5 +1,7 @@
 """Enrollments, and what comes with them: stored answers, liveness results, counts, crops."""
 
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -266,6 +268,29 @@ class Tally(Write):
         ]
         if rows:
             to.insert(TALLIES, rows)
+
+
+class InFlight:
+    """Comparisons with each holder that are under way and not counted yet, by all calls of a
+    process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: Counter[str] = Counter()
+
+    def add(self, names: Sequence[str]) -> None:
+        with self._lock:
+            self._names.update(names)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with self._lock:
+            self._names.subtract(names)
+            self._names = +self._names
+
+    def others(self, name: str) -> int:
+        """The number beside the one that asks."""
+        with self._lock:
+            return max(0, self._names[name] - 1)
 
 
 class BoundTallies(Write):

@@ -177,6 +177,7 @@ FINAL_CODES = frozenset(
         "SWEEP.BUSY",
         "SWEEP.STATE",
         "REQUEST.TOO_MANY_FAILURES",
+        "REQUEST.TOO_MANY_SEARCHES",
     }
 )
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)

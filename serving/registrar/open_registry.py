@@ -17,10 +17,10 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError, copy_for_one
-from engine.matching.checks.limits import InFlight
 from engine.matching.verification import FoundHolders, identify
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
+from engine.registry.enrollments import InFlight
 from engine.registry.store import Reader, Store
 from indexes.base import check_threshold, check_vectors
 from indexes.gallery import Gallery

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial, partialmethod
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +131,12 @@ class Operations:
         return outcome
 
     async def identify(self, probes: Probes, threshold: float) -> list[FoundHolders]:
-        carrier, guard = self._context.carrier, self._guard
+        with self._guard as guard:
+            guard.hold_faces(len(probes))
+            return await self._search(probes, threshold, guard)
+
+    async def _search(self, probes: Probes, threshold: float, guard: Guard) -> list[FoundHolders]:
+        carrier = self._context.carrier
         await asyncio.to_thread(guard.require_search)
         # A tenant's near misses are counted, and not shown.
         least = threshold if carrier is None else max(-1.0, threshold - MISSED)
@@ -142,7 +149,7 @@ class Operations:
             each = [weigh_told(one, threshold) for one in answers]
             answers = [keep_reaching(one, threshold) for one in answers]
         # Once for each probe that finds them.
-        told = [key for one in each for key, times in one.items() for _ in range(times)]
+        told = [*chain.from_iterable(Counter(one).elements() for one in each)]
         entry = note_identified(answers, self._context.actor)
         turn = self._opened.search_turns[carrier or person_of(self._context.actor)]
         try:
@@ -153,7 +160,8 @@ class Operations:
         try:
             tallies, is_met = await asyncio.to_thread(guard.weigh_search, told)
             noted = self._opened.registrar.submit_audit([entry], tallies)
-            if tallies:
+            # Faces count while they are in flight: for them none waits.
+            if told and tallies:
                 await finish_by(noted, self._expires_at)
         finally:
             turn.release()

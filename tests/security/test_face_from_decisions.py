@@ -16,14 +16,12 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sqlalchemy import select, update
 
 from engine.accuracy.population import Population
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.checks.limits import SEARCHED, Bound, Levels, is_near, name_holder
 from engine.matching.comparison import fuse_vectors
-from engine.registry.database import changing, utc_now
-from engine.registry.rows import changing_rows
+from engine.registry.database import utc_now
 from schema.actors import Caller
 from schema.options import Limits
 from serving.deployment.models import build_thresholds, load_calibration
@@ -39,11 +37,12 @@ from tests.security.test_face_from_scores import (
     enrollment,
     probing_cases,
 )
-from tests.tables import tables
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw" / "images"
 VICTIMS = 8
 MOST_GAIN = 0.05
+MOST_HOLDERS = 0.01
+"""The share of a carrier's holders that strangers' faces may come near."""
 DAYS = 30
 ACTIVATIONS = 2
 """A day, for each victim."""
@@ -185,17 +184,6 @@ class Campaign:
         _, shown = activate(self.attacker, self.carrier, key, probe, probe * np.float32(0.999999))
         victim.belief.learn(probe, threshold, is_hit=shown["decision"] != "approved")
 
-    def sleep(self) -> None:
-        """A day passes: all that was counted is a day older."""
-        store = self.attacker.service.parts.store
-        tallies = tables.tallies
-        with changing(store.engine) as connection:
-            rows = connection.execute(select(tallies.c.name, tallies.c.at)).all()
-            with changing_rows(connection, store.vault, tallies, [row.name for row in rows]):
-                for row in rows:
-                    earlier = update(tallies).where(tallies.c.name == row.name)
-                    connection.execute(earlier.values(at=row.at - timedelta(days=1)))
-
 
 def draw_people() -> Iterator[list[Vector]]:
     """Three photographs of each of some people of the synthetic population."""
@@ -232,12 +220,12 @@ def enroll_victims(
 
 
 @pytest.mark.parametrize(
-    ("carrier", "source"),
+    ("carrier", "source", "at_worst", "by_asking"),
     [
-        ("blue", "unseen"),
-        ("blue", "synthetic"),
-        pytest.param("blue", "real", marks=[pytest.mark.lfw, pytest.mark.slow]),
-        pytest.param("red", "real", marks=[pytest.mark.lfw, pytest.mark.slow]),
+        ("blue", "unseen", None, None),
+        ("blue", "synthetic", 0.09, MOST_GAIN),
+        pytest.param("blue", "real", 0.15, 0.09, marks=[pytest.mark.lfw, pytest.mark.slow]),
+        pytest.param("red", "real", 0.1, MOST_GAIN, marks=[pytest.mark.lfw, pytest.mark.slow]),
     ],
 )
 def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
@@ -245,8 +233,14 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
     extractor,
     carrier: str,
     source: str,
+    at_worst: float | None,
+    by_asking: float | None,
 ) -> None:
-    """`red` has no line of the victims, `blue` has; nobody has a photograph of those `unseen`."""
+    """`red` has no line of the victims, `blue` has; nobody has a photograph of those `unseen`.
+
+    The gain is within `MOST_GAIN` in the mean. With the one who loses most it is more, the more the
+    poorer the photograph is: `at_worst` above it, `by_asking` above what it tells by itself.
+    """
     if source == "real" and not LFW.is_dir():
         pytest.skip(f"LFW is not in {LFW}")
     people = photograph_people(extractor) if source == "real" else draw_people()
@@ -255,21 +249,24 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
     # Each is asked about apart.
     victims = victims[:2] if is_unseen else victims
     campaign = Campaign(attacker, carrier)
+    foreseen = [one.belief.cosine(one.face) for one in victims]
     for _ in range(DAYS):
         for victim in victims:
             if carrier == "blue":
                 campaign.search(victim, "blue")
             for _ in range(ACTIVATIONS):
                 campaign.enroll(victim, carrier)
-        campaign.sleep()
+        attacker.sleep()
     for victim in victims:
         campaign.ask_holder(victim, carrier)
     reached = [one.belief.cosine(one.face) for one in victims]
-    known = [one.photograph @ one.face for one in victims]
-    if is_unseen:
+    if at_worst is None or by_asking is None:
         assert max(reached) <= MOST_COSINE
     else:
-        assert np.mean(reached) - np.mean(known) <= MOST_GAIN
+        gains = np.subtract(reached, [one.photograph @ one.face for one in victims])
+        assert gains.mean() <= MOST_GAIN
+        assert gains.max() <= at_worst
+        assert np.subtract(reached, foreseen).max() <= by_asking
     looked_into = {document for one in probing_cases(attacker) for document in one["document_ids"]}
     assert looked_into >= {one.document_id for one in victims}
 
@@ -292,3 +289,23 @@ def test_honest_visits_meet_no_bound() -> None:
         level, counted = level + tells, counted + tells
     assert not refused.any()
     assert counted.mean() < 1
+
+
+def test_a_month_of_strangers_faces_comes_near_few_holders() -> None:
+    """All that a carrier may search for, against its own holders: it keeps the mean of those that
+    were found with each, which is more than half of the face where one of them is."""
+    holders, found_at_most = 2_000, Limits().holder_failures // SEARCHED
+    faces = Limits().searched_faces * (DAYS + 1)
+    population, settings = Population.load("sface"), Settings()
+    review = build_thresholds(settings, load_calibration(settings)).review
+    references = population.references(holders, 7)
+    strangers = population.samples(population.people(faces, 12), 12)
+    estimates, found = np.zeros_like(references), np.zeros(holders, int)
+    for some in np.array_split(strangers, DAYS + 1):
+        for place, holder in np.argwhere(some @ references.T >= review).tolist():
+            found[holder] += 1
+            if found[holder] <= found_at_most:
+                estimates[holder] += some[place]
+    scores = (estimates * references).sum(axis=1)
+    scores /= np.maximum(np.linalg.norm(estimates, axis=1), 1e-9)
+    assert (scores > MOST_COSINE).mean() <= MOST_HOLDERS

@@ -8,23 +8,28 @@ an equation, and least squares solve them. With scores 160 answers gave the face
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import select, update
 
 from engine.matching.checks.limits import MISSED, SEARCHED
 from engine.matching.samples import Sample
+from engine.registry.database import changing
+from engine.registry.rows import changing_rows
 from schema.options import Limits
 from serving.api.app import build_app
 from serving.settings.sections import ServeSettings
 from tests.serving.api.driver import Service
+from tests.tables import tables
 
 Vector = NDArray[np.float32]
 MOST_COSINE = 0.5
 MOST_FAILURES = 500
+SECOND = timedelta(seconds=1)
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 MSISDN = "+8613800138000"
 FRESH = [f"+86139001{place:05d}" for place in range(3_000)]
@@ -66,6 +71,17 @@ class Attacker:
         """Another photograph of a face."""
         other = face + 0.4 * self.stranger()
         return np.asarray(other / np.linalg.norm(other), np.float32)
+
+    def sleep(self) -> None:
+        """A day passes: all that was counted is a day older."""
+        store = self.service.parts.store
+        tallies = tables.tallies
+        with changing(store.engine) as connection:
+            rows = connection.execute(select(tallies.c.name, tallies.c.at)).all()
+            with changing_rows(connection, store.vault, tallies, [row.name for row in rows]):
+                for row in rows:
+                    earlier = update(tallies).where(tallies.c.name == row.name)
+                    connection.execute(earlier.values(at=row.at - timedelta(days=1)))
 
     def note(self, probe: Vector, answer: Any) -> None:
         """Keeps what an answer says of the victim: each number under a name of a score."""
@@ -163,6 +179,7 @@ def search_by_match(attacker: Attacker, key: str, probes: Sequence[Vector]) -> i
 def test_no_route_of_a_tenant_gives_a_face_in_ten_thousand_answers(attacker) -> None:
     for key in ("blue", "red"):
         for _ in range(20):
+            attacker.sleep()
             assert search_by_match(attacker, key, [attacker.stranger() for _ in range(256)]) == 200
     for place in range(8):
         for number, key in enumerate(TENANTS):
@@ -292,6 +309,29 @@ def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker) -> No
     probes = [near(attacker, review + (-1) ** place * 0.02) for place in range(256)]
     assert search_by_match(attacker, "blue", probes) == 429
     assert search_by_match(attacker, "blue", [attacker.stranger()]) == 429
+
+
+def test_strangers_faces_are_searched_for_so_many_a_day_hit_or_miss(attacker) -> None:
+    """One that hits is as good as a photograph, and a clear miss counts nothing of a holder. Whole
+    calls count before anything is looked up."""
+    most, asked, service = Limits().searched_faces, 0, attacker.service
+    while search_by_match(attacker, "blue", [attacker.stranger() for _ in range(256)]) == 200:
+        asked += 256
+        assert asked <= most
+    assert search_by_match(attacker, "blue", [attacker.stranger()] * (most - asked)) == 200
+    for probe in (attacker.stranger(), attacker.victim):
+        items = [{"probe": {"image": probe.tobytes()}, "search": True}]
+        refused = service.ask("POST", MATCH, key="blue", body={"items": items})
+        service.assert_refused(refused, 429, "REQUEST.TOO_MANY_SEARCHES")
+        assert int(refused.headers["retry-after"]) <= timedelta(days=1) / most / SECOND + 1
+    assert [case["document_ids"] for case in probing_cases(attacker)] == [[]]
+    # No other carrier waits, nor do those who work on cases, nor a comparison with one holder.
+    for key in ("red", "fraud"):
+        assert search_by_match(attacker, key, [attacker.stranger()]) == 200
+    body = {"probe": {"image": attacker.victim.tobytes()}, "document": DOCUMENT}
+    assert service.ask("POST", QUERY, key="blue", body=body).status_code == 200
+    attacker.sleep()
+    assert search_by_match(attacker, "blue", [attacker.stranger()]) == 200
 
 
 def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker) -> None:

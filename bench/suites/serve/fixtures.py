@@ -72,6 +72,7 @@ UNBOUNDED = {
         "holder_shown": 0,
         "outlet_key_failures": 0,
         "key_failures": 0,
+        "searched_faces": 0,
     },
 }
 """One key asks for all: bounds by key would measure themselves."""

@@ -3,11 +3,11 @@
 A decision is one bit about a stored face, and a score an equation: whoever may ask for ever
 computes it. What tells little is free: that a holder is clearly themselves, or a stranger clearly
 nobody. Whatever lies near a threshold is counted, for each carrier and holder, whether it was a
-hit or not. Counts leak away at an even rate; beyond a bound the caller waits, and people have a
-case.
+hit or not. A stranger's face that hits is as good as a photograph: so faces that a carrier searches
+for are counted, too, whatever is found. Counts leak away at an even rate; beyond a bound the caller
+waits, and people have a case.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import SosieError, TooManyFailures
+from engine.errors import SosieError, TooManyFailures, TooManySearches
 from engine.matching.checks.face import FacePart, name_watched
 from engine.matching.checks.lines import LinePart
 from engine.matching.checks.liveness import LivenessPart
@@ -26,7 +26,7 @@ from engine.matching.requests import Attempt, name_counted
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import CaseRecord
 from engine.registry.database import is_id, utc_now
-from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
+from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, InFlight, Tally
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from schema.actors import Caller
@@ -46,7 +46,7 @@ MISSED = 0.04
 Not further, for strangers are that near by the dozen."""
 KEYS_OF_CARRIER = 4
 """All keys of a carrier together may fail as often as so many that are no outlet's."""
-_KEY, _CARRIER, _ENDED = "key", "carrier", "ended"
+_KEY, _CARRIER, _ENDED, _FACES = "key", "carrier", "ended", "faces"
 _LATELY = timedelta(days=4)
 _OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
@@ -89,6 +89,7 @@ def find_bound(limits: Limits, name: str, caller: Caller) -> Bound:
         _KEY: Bound(failures, of_key),
         _CARRIER: Bound(KEYS_OF_CARRIER * limits.key_failures, of_key),
         _ENDED: Bound(min(1, met.most), of_ended),
+        _FACES: Bound(limits.searched_faces, timedelta(days=1)),
         HOLDER_TALLY: holder,
         SHOWN_TALLY: shown,
     }[kind]
@@ -130,29 +131,6 @@ def is_near(score: float, threshold: float) -> bool:
     return abs(score - threshold) < NEAR
 
 
-class InFlight:
-    """Comparisons with each holder that are under way and not counted yet, by all calls of a
-    process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names: Counter[str] = Counter()
-
-    def add(self, names: Sequence[str]) -> None:
-        with self._lock:
-            self._names.update(names)
-
-    def remove(self, names: Sequence[str]) -> None:
-        with self._lock:
-            self._names.subtract(names)
-            self._names = +self._names
-
-    def others(self, name: str) -> int:
-        """The number beside the one that asks."""
-        with self._lock:
-            return max(0, self._names[name] - 1)
-
-
 class Levels:
     """Levels of counts at one moment, kept up to date with what is added."""
 
@@ -165,13 +143,13 @@ class Levels:
         self._levels: dict[str, float] = {}
 
     def require(
-        self, caller: Caller, names: Iterable[str], in_flight: InFlight | None = None
+        self, caller: Caller, names: Iterable[str], beside: Mapping[str, int] | None = None
     ) -> None:
         """`TooManyFailures` where one of these counts takes no more, with what is in flight."""
-        beside = (lambda _: 0) if in_flight is None else in_flight.others
-        waits = (self._wait(name, caller, beside(name)) for name in names)
-        if longest := max(waits, default=timedelta()):
-            raise refuse(longest)
+        waits = [(self._wait(name, caller, (beside or {}).get(name, 0)), name) for name in names]
+        longest, name = max(waits, default=(timedelta(), ""))
+        if longest:
+            raise refuse(longest, name)
 
     def add(self, caller: Caller, name: str, amount: float = 1.0) -> list[Tally]:
         """What counts one more, or `amount`; nothing where nothing is bounded or changed."""
@@ -190,9 +168,9 @@ class Levels:
         if longest := self._wait(name, caller, least - 1):
             raise refuse(longest)
 
-    def is_full(self, caller: Caller, name: str) -> bool:
-        """True where one more would be refused."""
-        return bool(self._wait(name, caller))
+    def is_full(self, caller: Caller, name: str, beside: int = 0) -> bool:
+        """True where one more would be refused, or so many beside it."""
+        return bool(self._wait(name, caller, beside))
 
     def level(self, name: str, caller: Caller) -> float:
         """The present level of a count."""
@@ -206,14 +184,14 @@ class Levels:
         return bound.wait(self.level(name, caller) + beside) if bound.most else timedelta()
 
 
-def refuse(wait: timedelta) -> TooManyFailures:
+def refuse(wait: timedelta, name: str = "") -> TooManyFailures:
     """The refusal: the same for a holder and for a key."""
     seconds = max(1.0, wait.total_seconds())
-    return TooManyFailures(
-        "too much was asked of one face or too much failed, and people look into it: wait as long "
-        "as Retry-After says",
-        seconds,
-    )
+    said = "too much was asked of one face or too much failed, and people look into it"
+    kind = TooManyFailures
+    if name.startswith(f"{_FACES}:"):
+        said, kind = "your carrier searched for as many faces as a day takes", TooManySearches
+    return kind(f"{said}: wait as long as Retry-After says", seconds)
 
 
 def find_case(limits: Limits, registry: Reader, caller: Caller, name: str) -> NewCase | None:
@@ -257,6 +235,8 @@ class Guard:
         self.caller = caller
         self._in_flight = in_flight
         self._held: list[str] = []
+        # The count of faces that are searched for; of those who are no carrier's there is none.
+        self._faces = [] if caller.carrier is None else [f"{_FACES}:{caller.carrier}"]
 
     def __enter__(self) -> Self:
         return self
@@ -269,18 +249,28 @@ class Guard:
         """`TooManyFailures`, with a case, where the carrier, the key or one of these holders takes
         no more; a document is given by its id, or by its look-up where nobody holds it."""
         names = [name_holder(one, self.caller) for one in documents]
-        self._held += names
-        self._in_flight.add(names)
+        self._hold(names)
         self._require([*name_keys(self.caller), *names])
 
+    def hold_faces(self, faces: int) -> None:
+        """Has so many faces, which are to be searched for, count as in flight."""
+        # Of a bound that is smaller than a call, the call takes all.
+        self._hold(self._faces * min(faces, self._limits.searched_faces))
+
     def require_search(self) -> None:
-        """The same for a search by face, which tells of any holder."""
-        self._require([*name_keys(self.caller), name_ended(self.caller)])
+        """The same for a search by the faces that are held, which tells of any holder."""
+        self._require([*name_keys(self.caller), name_ended(self.caller), *self._faces])
+
+    def _hold(self, names: Sequence[str]) -> None:
+        self._held += names
+        self._in_flight.add(names)
 
     def _require(self, asked: Sequence[str]) -> None:
+        # Before counts are read: what is counted meanwhile counts twice, and not never.
+        beside = {name: self._in_flight.others(name) for name in asked}
         levels = self._read(asked)
         try:
-            levels.require(self.caller, asked, self._in_flight)
+            levels.require(self.caller, asked, beside)
         except TooManyFailures:
             self._open_cases(levels, asked)
             raise
@@ -299,14 +289,17 @@ class Guard:
         return [tally for name in given for tally in levels.add(self.caller, name)]
 
     def weigh_search(self, told: Sequence[str]) -> tuple[list[Tally], bool]:
-        """What a search counts for that told so often of these documents; and whether it met a
-        holder of whom no more may be told: then it is not answered, and was the key's last."""
+        """What a search counts for by its faces, and since it told so often of these documents;
+        and whether it met a holder of whom no more may be told: then it is not answered, and was
+        the key's last."""
         names = Counter(name_holder(one, self.caller) for one in told)
         ended = name_ended(self.caller)
-        levels = self._read([*names, ended])
+        levels = self._read([*names, ended, *self._faces])
         # By one that was answered since this was asked.
         levels.require(self.caller, [ended])
         tallies: list[Tally] = []
+        for one in self._faces:
+            tallies += levels.add(self.caller, one, self._held.count(one))
         is_met = False
         for name, times in names.items():
             most = find_bound(self._limits, name, self.caller).most
@@ -330,7 +323,9 @@ class Guard:
 
     def _open_cases(self, levels: Levels, names: Sequence[str]) -> None:
         for name in names:
-            if levels.is_full(self.caller, name):
+            # Or calls of many faces would end just below the bound.
+            beside = self._held.count(name) - 1 if name in self._faces else 0
+            if levels.is_full(self.caller, name, beside):
                 self._open_case(name)
 
     def _open_case(self, name: str) -> None:

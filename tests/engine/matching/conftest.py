@@ -17,7 +17,7 @@ from engine.cases import steps
 from engine.errors import FourEyes
 from engine.matching.calibration import Rate, Thresholds
 from engine.matching.checks.document import AuthorityCheck, AuthorityTerms
-from engine.matching.checks.limits import Guard, InFlight, LimitsCheck
+from engine.matching.checks.limits import Guard, LimitsCheck
 from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import NOT_ASKED, LivenessCheck, LivenessTerms
 from engine.matching.checks.order import CHECKS, replay
@@ -30,6 +30,7 @@ from engine.matching.requests import EnrollmentRequest, GuardianShown
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry
+from engine.registry.enrollments import InFlight
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault

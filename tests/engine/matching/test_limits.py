@@ -11,14 +11,13 @@ from uuid import UUID
 
 import pytest
 
-from engine.errors import TooManyFailures
+from engine.errors import TooManyFailures, TooManySearches
 from engine.matching.checks.limits import (
     NEAR,
     SEARCHED,
     SEARCHES_ENDED,
     Bound,
     Guard,
-    InFlight,
     Levels,
     name_ended,
     name_holder,
@@ -28,6 +27,7 @@ from engine.matching.holders import PendingErasure, erase_holder, find_counted, 
 from engine.matching.requests import Answer
 from engine.registry.audit import read_audit
 from engine.registry.database import utc_now
+from engine.registry.enrollments import InFlight
 from schema.actors import Caller
 from schema.cases import CaseKind, Outcome
 from schema.documents import ErasureCertificate
@@ -199,6 +199,40 @@ def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab, r
         assert refused.value.retry_after_s == pytest.approx(DAY.total_seconds(), rel=0.01)
     search(OTHER)
     search(RIVAL, held)
+
+
+def test_the_faces_that_all_keys_of_a_carrier_search_for_count_before_they_are_looked_up(
+    lab, registrar
+) -> None:
+    limits, in_flight = replace(NO_LIMITS, searched_faces=5), InFlight()
+
+    def guard(caller: Caller) -> Guard:
+        return Guard(limits, lab.store, registrar, caller, in_flight)
+
+    def search(one: Guard, faces: int) -> None:
+        one.hold_faces(faces)
+        one.require_search()
+
+    with guard(SHOP) as first:
+        search(first, 3)
+        with guard(OTHER) as second, pytest.raises(TooManySearches):
+            search(second, 3)
+        registrar.submit_audit([ENTRY], first.weigh_search([])[0]).result()
+    with guard(OTHER) as again, pytest.raises(TooManySearches) as refused:
+        search(again, 3)
+    assert refused.value.retry_after_s == pytest.approx(DAY.total_seconds() / 5, rel=0.01)
+    assert probing(lab) == [()]
+    with guard(OTHER) as fewer:
+        search(fewer, 2)
+    # Of a bound that is smaller than one call, the call takes all.
+    with guard(RIVAL) as whole, guard(RIVAL) as beside:
+        search(whole, 9)
+        with pytest.raises(TooManySearches):
+            search(beside, 1)
+    for caller in (FRAUD, Caller("cli:anna")):
+        with guard(caller) as unbounded:
+            search(unbounded, 9)
+            assert unbounded.weigh_search([]) == ([], False)
 
 
 def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab) -> None:

@@ -25,7 +25,7 @@ from engine.errors import (
 )
 from engine.lifecycle.reverification import carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.matching.checks.limits import Guard, InFlight
+from engine.matching.checks.limits import Guard
 from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.holders import block_document, erase_holder, list_pending, read_erasure
@@ -36,7 +36,7 @@ from engine.matching.samples import ABSENT
 from engine.matching.verification import HolderComparison, HolderProbe, ProofComparison
 from engine.registry.damage import find_damage
 from engine.registry.database import utc_now
-from engine.registry.enrollments import LivenessCount
+from engine.registry.enrollments import InFlight, LivenessCount
 from engine.registry.rows import changing_rows
 from engine.retention.job import check_certificate
 from schema.actors import Caller

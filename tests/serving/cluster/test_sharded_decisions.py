@@ -69,6 +69,7 @@ class Pair:
             "holder_shown": 0,
             "outlet_key_failures": 0,
             "key_failures": 0,
+            "searched_faces": 0,
         }
         return make_settings({"registry": {"url": url}, "gallery": gallery, "limits": limits})
 
