@@ -44,13 +44,6 @@ def test_entries_are_shown_as_a_table(full_home, sosie) -> None:
     assert "above" in sosie(*show, "--after", 99).out
 
 
-@pytest.mark.parametrize("wrong", [("--limit", "0"), ("--after", "-1"), ("--limit", "x")])
-def test_a_page_that_is_none_is_refused(
-    wrong: tuple[str, str], home, sosie, assert_refused
-) -> None:
-    assert_refused(sosie("audit", "show", *wrong, "--home", home), wrong[0])
-
-
 def test_an_untouched_audit_chain_is_intact_and_an_altered_entry_is_found(full_home, sosie) -> None:
     outcome = sosie("audit", "verify", "--home", full_home, "--json")
     assert outcome.code == 0

@@ -122,39 +122,6 @@ def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(take, assert_
         assert_refused(wrong, "--seen-at is none")
 
 
-def test_fraud_that_is_in_use_is_told_whatever_is_listed(take, become, caught_home, sosie) -> None:
-    listed = ("cases", "--home", caught_home)
-    assert "Decided as fraud" not in sosie(*listed).err + sosie(*listed).out
-    end = ("--outcome", "fraud", "--keep-lines")
-    become("ada")
-    assert take("propose", *end).code == 0
-    become("bo")
-    assert take("close", *end).code == 0
-    told = sosie(*listed).out
-    assert "Decided as fraud, with numbers in use: 1 case" in told
-    assert "No case is open" in told
-    shown = sosie(*listed, "--state", "fraud_in_use").out
-    assert "1 of fraud, said to stay" in shown
-
-
-def test_one_account_alone_closes_no_line(take, become, assert_refused) -> None:
-    shown = take("show", "--json").json
-    (line,) = [line["line_id"] for one in shown["documents"] for line in one["lines"]]
-    end = ("--outcome", "fraud", "--close-line", line)
-    become("ada")
-    assert_refused(take("close", *end))
-    assert take("propose", *end).code == 0
-    assert_refused(take("close", *end))
-    become("bo")
-    told = take("show").out
-    assert "1 of 1 numbers will be closed" in told
-    assert "active, will be closed" in told
-    assert_refused(take("close", "--outcome", "twins", "--close-line", line))
-    assert take("close", *end, "--json").json["state"] == "closed"
-    after = take("show", "--json").json
-    assert [line for one in after["documents"] for line in one["lines"]] == []
-
-
 def test_cases_are_listed_by_state_kind_and_person(
     take, become, caught_home, case_id, sosie
 ) -> None:
@@ -174,13 +141,21 @@ def test_cases_are_listed_by_state_kind_and_person(
         ("--assignee", "cli:bo"),
     ):
         assert listed(*mine, *other) == []
-    assert take("propose", "--outcome", "mistake").code == 0
+    end = ("--outcome", "fraud", "--keep-lines")
+    assert take("propose", *end).code == 0
     become("bo")
-    assert take("close", "--outcome", "mistake").code == 0
+    assert "Decided as fraud" not in sosie("cases", "--home", caught_home).out
+    assert take("close", *end).code == 0
+    # Whatever is listed, fraud that is in use is told.
+    told = sosie("cases", "--home", caught_home).out
+    assert "Decided as fraud, with numbers in use: 1 case" in told
+    assert "No case is open" in told
     assert listed() == []
+    shown = sosie("cases", "--state", "fraud_in_use", "--home", caught_home).out
+    assert "1 of fraud, said to stay" in shown
     taught = sosie("precision", "--home", caught_home, "--json").json
     [kind] = taught["kinds"]
-    assert (kind["name"], kind["cases"], kind["mistake"]) == ("duplicate_identity", 1, 1)
+    assert (kind["name"], kind["cases"], kind["fraud"]) == ("duplicate_identity", 1, 1)
     assert taught["proposal"]["threshold"] is None
     told = sosie("precision", "--home", caught_home)
     assert (told.code, "Too few decisions" in told.out) == (0, True)

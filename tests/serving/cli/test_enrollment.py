@@ -150,10 +150,6 @@ def test_a_decision_replays_from_its_record_and_not_from_one_that_was_altered(
     assert "decides approved" in outcome.out
 
 
-def test_an_unknown_enrollment_is_refused(home, sosie, assert_refused) -> None:
-    assert_refused(sosie("show", "no-such-id", "--home", home), "no enrollment has this id")
-
-
 def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
     home, sosie, request_of
 ) -> None:

@@ -57,13 +57,6 @@ def test_a_photograph_that_is_not_fit_never_matches(
     assert outcome.json["problems"]["b"] == ["FACE_TOO_SMALL"]
 
 
-def test_what_people_read_has_verdict_score_and_rate(sosie, photographs) -> None:
-    outcome = sosie("verify", photographs.live, photographs.portrait)
-    assert outcome.out.startswith("match  score 0.")
-    assert "FMR" in outcome.out
-    assert "\x1b" not in outcome.out
-
-
 def test_extract_measures_every_photograph_shows_no_vector_and_says_1_for_one_that_is_not_fit(
     sosie, photographs
 ) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageEnhance
-from skimage import data
 
 from engine.models.catalog import (
     CardThresholds,
@@ -23,6 +21,9 @@ from engine.models.catalog import (
     locate,
 )
 from tests.second_embedder import DIMENSION, write_embedder
+from tests.serving.cli.test_accuracy import PEOPLE, folder
+
+__all__ = ["folder"]
 
 ROOT = Path(__file__).parents[3]
 CARD = """
@@ -174,29 +175,17 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
     assert (altered.returncode, "MODEL.DAMAGED" in altered.stdout) == (2, True), altered
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    """A folder a person, of four photographs each."""
-    root = tmp_path_factory.mktemp("people")
-    for person, pixels in enumerate(data.lfw_subset()[:8]):
-        face = Image.fromarray((pixels * 255).astype("uint8")).resize((160, 160))
-        (root / str(person)).mkdir()
-        for number, light in enumerate((1.0, 0.9, 0.8, 0.7)):
-            ImageEnhance.Brightness(face).enhance(light).save(root / str(person) / f"{number}.png")
-    return root
-
-
 def test_an_embedder_is_added_by_one_command_and_serves(
-    sosie, people, photographs, tmp_path, assert_refused
+    sosie, folder, photographs, tmp_path, assert_refused
 ) -> None:
     file = write_embedder(tmp_path / "second.onnx")
     assert_refused(sosie("model", "add", file), "says nothing of its input: give --contract")
-    added = sosie("model", "add", file, "--contract", "sface", "--photographs", people, "--json")
+    added = sosie("model", "add", file, "--contract", "sface", "--photographs", folder, "--json")
     assert added.code == 0, added.err
     assert added.json["dimension"] == DIMENSION
     (told,) = added.json["warnings"]
-    assert told.startswith("the mean is not subtracted: it takes 100 people, here are 8")
-    assert added.json["calibration"]["people"] == 8
+    assert told.startswith(f"the mean is not subtracted: it takes 100 people, here are {PEOPLE}")
+    assert added.json["calibration"]["people"] == PEOPLE
     card = load_card(tmp_path / "second.toml")
     assert card.usual_length == added.json["usual_length"] > 0
     assert_refused(sosie("model", "add", file, "--contract", "sface"), "is there already")

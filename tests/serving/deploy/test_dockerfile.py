@@ -9,6 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,29 +141,39 @@ def test_it_serves_and_its_settings_are_ours(monkeypatch) -> None:
     assert FINAL.of("EXPOSE") == [str(settings.serve.port)]
 
 
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_the_health_check_is_whether_the_service_is_ready(status: int, code: int) -> None:
-    asked: list[str] = []
+Heard = list[tuple[str, list[str]]]
 
-    class Answer(http.server.BaseHTTPRequestHandler):
+
+@contextmanager
+def answering(status: int) -> Iterator[tuple[int, Heard]]:
+    """The port of a service, and the path and the addresses of each request to it."""
+    heard: Heard = []
+
+    class Service(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            heard.append((self.path, self.headers.get_all("x-forwarded-for") or []))
             self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
 
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, heard
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_is_whether_the_service_is_ready(status: int, code: int) -> None:
     (check,) = FINAL.of("HEALTHCHECK")
     _, *arguments = json.loads(check.split("CMD ", 1)[1])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        variables = {**os.environ, "SOSIE_SERVE__PORT": str(server.server_port)}
+    with answering(status) as (port, heard):
+        variables = {**os.environ, "SOSIE_SERVE__PORT": str(port)}
         run = subprocess.run(
             [sys.executable, *arguments], env=variables, capture_output=True, check=False
         )
-        server.shutdown()
-    assert (run.returncode, asked) == (code, ["/health/ready"])
+    assert (run.returncode, heard) == (code, [("/health/ready", [])])
 
 
 def test_the_context_has_what_is_copied_and_nothing_private() -> None:
@@ -251,32 +263,19 @@ def ask(port: int, authority: Path) -> httpx.Response | None:
 def test_the_proxy_of_the_compose_file_speaks_tls_and_tells_the_address_that_it_sees(
     tmp_path, certificate
 ) -> None:
-    heard: list[list[str]] = []
-
-    class Service(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            heard.append(self.headers.get_all("x-forwarded-for") or [])
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     port = find_port()
     text = (DEPLOY / "compose/haproxy.cfg").read_text().replace(":8443", f"127.0.0.1:{port}")
     (tmp_path / "haproxy.cfg").write_text(text)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        places = {"TLS_FILE": str(certificate), "SOSIE_ADDRESS": f"127.0.0.1:{server.server_port}"}
+    with answering(204) as (behind, heard):
+        places = {"TLS_FILE": str(certificate), "SOSIE_ADDRESS": f"127.0.0.1:{behind}"}
         command = [get_haproxy_binary(), "-db", "-f", tmp_path / "haproxy.cfg"]
         with subprocess.Popen(command, env=os.environ | places) as proxy:
             try:
                 found = wait_until(lambda: ask(port, certificate))
             finally:
                 proxy.terminate()
-                server.shutdown()
     assert found is not None
-    assert (found.status_code, heard) == (204, [["127.0.0.1"]])
+    assert (found.status_code, heard) == (204, [("/", ["127.0.0.1"])])
     assert found.headers["strict-transport-security"] == "max-age=31536000"
 
 
