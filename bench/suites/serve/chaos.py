@@ -15,9 +15,8 @@ import psutil
 
 from bench.core.reports import Figure, Result, SuiteOutput
 from bench.suites.serve.context import Context
-from bench.suites.serve.fixtures import Home, Person
 from bench.suites.serve.load_generator import CONSENT
-from bench.suites.serve.process import HOST, Service
+from bench.suites.serve.process import HOST, Home, Person, Service
 from bench.suites.workload import OUTLET
 from engine.errors import NotFound
 from engine.registry.database import utc_now

@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.core.machine import DISK
 from bench.core.reports import Figure, Setup
-from bench.suites.serve.fixtures import Home, Person, Visitors, make_home
 from bench.suites.serve.load_generator import (
     BATCH,
     Generator,
@@ -24,7 +23,17 @@ from bench.suites.serve.load_generator import (
     read_results,
     write_visits,
 )
-from bench.suites.serve.process import HOST, Service, Usage, serve, watch_usage
+from bench.suites.serve.process import (
+    HOST,
+    Home,
+    Person,
+    Service,
+    Usage,
+    Visitors,
+    make_home,
+    serve,
+    watch_usage,
+)
 from engine.errors import RequestError
 from serving.cluster.environment import count_ingresses
 from serving.settings.sections import ServeSettings

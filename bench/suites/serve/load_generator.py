@@ -19,8 +19,7 @@ import msgpack
 import numpy as np
 import uvloop
 
-from bench.suites.serve.fixtures import SEARCHER, Home, Person
-from bench.suites.serve.process import Worker
+from bench.suites.serve.process import SEARCHER, Home, Person, Worker
 from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
 from engine.registry.database import utc_now

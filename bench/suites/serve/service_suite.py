@@ -20,7 +20,6 @@ from bench.suites.serve.context import (
     ServeConfig,
     require_good,
 )
-from bench.suites.serve.fixtures import draw_people
 from bench.suites.serve.load_generator import (
     BATCH,
     Generator,
@@ -32,7 +31,7 @@ from bench.suites.serve.load_generator import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.process import MIB, OTHERS, Service, name_part, read_pss, serve
+from bench.suites.serve.process import MIB, OTHERS, Service, draw_people, name_part, read_pss, serve
 from bench.suites.serve.throughput import measure_overload, measure_throughput
 from engine.errors import RequestError
 from serving.cluster.environment import OwnedFolder

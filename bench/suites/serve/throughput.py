@@ -13,7 +13,6 @@ import numpy as np
 
 from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput
 from bench.suites.serve.context import Context, LoadedService, Loops, OverloadPlan, require_good
-from bench.suites.serve.fixtures import Home, Person
 from bench.suites.serve.load_generator import (
     BATCH,
     Generator,
@@ -24,7 +23,7 @@ from bench.suites.serve.load_generator import (
     pair_items,
     write_visits,
 )
-from bench.suites.serve.process import Usage, list_usage, watch_usage
+from bench.suites.serve.process import Home, Person, Usage, list_usage, watch_usage
 from bench.suites.workload import CARRIER, OUTLET, make_msisdn
 from engine.errors import ImageError
 from engine.matching.registrar import Outcome
