@@ -20,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     update,
 )
 
@@ -376,6 +377,17 @@ _EVIDENCE = (
     .order_by(ENROLLMENTS.c.id)
     .limit(bindparam("page"))
 )
+_TRIES = (
+    select(ENROLLMENTS)
+    .where(
+        tuple_(ENROLLMENTS.c.document_id, ENROLLMENTS.c.id)
+        > tuple_(bindparam("document_id"), bindparam("last")),
+        ENROLLMENTS.c.created_at >= bindparam("since"),
+        ENROLLMENTS.c.created_at < bindparam("until"),
+    )
+    .order_by(ENROLLMENTS.c.document_id, ENROLLMENTS.c.id)
+    .limit(bindparam("page"))
+)
 _TALLIES = select(TALLIES).where(TALLIES.c.name.in_(KEYS))
 _RANKED = select(
     ENROLLMENTS.c.id,
@@ -442,6 +454,15 @@ class EnrollmentReader(Source):
         for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
             found[row.document_id].append(read_as(AttemptRecord, row))
         return found
+
+    def tries(self, since: datetime, until: datetime) -> Iterator[AttemptRecord]:
+        """Every attempt from one moment to before another that names a document, those of one
+        document together."""
+        at = {"document_id": "", "last": "", "page": TEMPLATES_PER_CHUNK // 10}
+        while rows := self.rows(_TRIES, since=since, until=until, **at):
+            for row in sound_rows(self.vault, ENROLLMENTS, rows):
+                yield read_as(AttemptRecord, row)
+            at |= {"document_id": rows[-1].document_id, "last": rows[-1].id}
 
     def decisions(self) -> Iterator[tuple[str, RecordedEvidence]]:
         """Decision and evidence of every enrollment that has not expired, in their order."""

@@ -1,12 +1,14 @@
 """What is kept of people: `retention show`, `retention run`, and lists that a regulator asks for,
-`statutory people` and `statutory outlets`."""
+`statutory people`, `statutory outlets` and `statutory enrollments`."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine.formatting import number, percent, plural, span
 from engine.lifecycle.reverification import carry_out
+from engine.matching.calibration import Rate
 from engine.registry.database import utc_now
 from engine.retention.job import (
     DirectRunner,
@@ -20,7 +22,17 @@ from engine.retention.job import confirm_clock as confirm
 from schema.phases import Retained
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
-from serving.cli.output import Answer, Call, Cell, Facts, Listing, command, escape, print_line
+from serving.cli.output import (
+    Answer,
+    Call,
+    Cell,
+    Facts,
+    Listing,
+    columns,
+    command,
+    escape,
+    print_line,
+)
 from serving.jobs.periodic import ClockWatch, retire_sweeps, write_certificate
 
 NAMES = {
@@ -185,6 +197,45 @@ def list_outlets(
 ) -> Answer:
     """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
     return _write(call, file, layout, "outlets", is_revealed=False)
+
+
+@command("statutory enrollments")
+def report_enrollments(
+    call: Call,
+    since: str | None = option("From this moment on.", "MOMENT"),
+    until: str | None = option("Before this moment.", "MOMENT"),
+    groups: Path | None = option(
+        "Groups to compare: a column `document_id` or `enrollment_id`, others of labels.",
+        "FILE.csv",
+    ),
+    least: int = option("No smaller number of people is told.", default=10, min=5),
+) -> Answer:
+    """Report how many fail to enroll or try again, and how long it takes, by group; audited.
+
+    Failure to enroll as ISO/IEC 19795-10 has it: nothing was approved or left to people, and a try
+    was refused for a photograph, for liveness or because the two faces differ. Imported
+    subscribers, and tries of no valid document, count nowhere.
+    """
+    from engine.statutory import failures
+
+    first = datetime.min.replace(tzinfo=UTC) if since is None else inputs.read_moment(since)
+    last = utc_now() if until is None else inputs.read_moment(until)
+    labels = None if groups is None else failures.read_labels(groups)
+    zone = call.deployment.settings.registrar.time_zone
+    found = failures.report_failures(call.store, (first, last), zone, least, labels)
+    call.note("list.made", "failures", {"rows": len(found.groups), "least": least})
+    shown = columns("by group people", failed_to_enroll=lambda one: _rate(one.failed))
+    shown["tried again"] = lambda one: _rate(one.tried_again)
+    shown["seconds"] = lambda one: number(one.seconds)
+    withheld = (
+        f"Withheld, of fewer than {least} people or telling of such: "
+        f"{plural(found.withheld, 'group')}."
+    )
+    return Answer(found, Listing(found.groups, shown), withheld if found.withheld else "")
+
+
+def _rate(one: Rate | None) -> str:
+    return "withheld" if one is None else f"{percent(one.value)} ({span(one.low, one.high)})"
 
 
 def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -> Answer:
