@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -390,13 +390,7 @@ _TRIES = (
 )
 _TALLIES = select(TALLIES).where(TALLIES.c.name.in_(KEYS))
 _RANKED = select(
-    ENROLLMENTS.c.id,
-    ENROLLMENTS.c.document_id,
-    ENROLLMENTS.c.carrier,
-    ENROLLMENTS.c.outlet,
-    ENROLLMENTS.c.decision,
-    ENROLLMENTS.c.reasons,
-    ENROLLMENTS.c.created_at,
+    *(ENROLLMENTS.c[one.name] for one in fields(AttemptRecord)),
     func.row_number()
     .over(
         partition_by=ENROLLMENTS.c.document_id,
