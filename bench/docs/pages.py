@@ -162,7 +162,7 @@ def _find(suite: Report, result: str, name: str) -> Figure:
 def describe_generalised(report: Evaluated) -> str:
     """Where the generalised rate of this report stands."""
     if not report["fta"]:
-        return "Here both are the same: every photograph gave a template."
+        return "Here both are the same."
     return "The table of [one to one](#one-to-one) has it in its last column."
 
 
