@@ -2,7 +2,7 @@
 and what was enrolled there before."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -53,14 +53,10 @@ LineIds = Annotated[
     ),
 ]
 
-Codes = Annotated[tuple[Code, ...], Meta(max_length=50)]
-
 
 class CaseQuery(QueryString):
     """Which cases to list, and in which order; `alive` are open, assigned and proposed ones,
     `fraud_in_use` those decided to be fraud of which lines are in use."""
-
-    repeated: ClassVar[frozenset[str]] = frozenset({"carrier", "outlet"})
 
     limit: Limit = PAGE
     after: Annotated[
@@ -78,10 +74,9 @@ class CaseQuery(QueryString):
     kind: Code | None = None
     assignee: Actor | None = None
     carrier: Annotated[
-        Code | Codes | None,
-        about("any of them: where a line in use of a document was opened, or it was attempted"),
+        Code | None, about("where a line in use of a document was opened, or it was attempted")
     ] = None
-    outlet: Annotated[Code | Codes | None, about("any of them, as carriers are")] = None
+    outlet: Code | None = None
     id_end: Annotated[
         Annotated[str, Meta(min_length=4, max_length=36, pattern="^[0-9a-f-]+$")] | None,
         about("how the id of the case, its enrollment or a document ends"),
@@ -117,6 +112,10 @@ class OutcomeRequest(RequestBody):
             "documents have lines in use and none is closed, and whoever approves says it, too"
         ),
     ] = False
+
+    def __post_init__(self) -> None:
+        if any("\0" in line for line in self.close_lines):
+            raise ValueError("close_lines holds characters that are no text")
 
 
 class CaseProposal(Proposal, AnswerBody, kw_only=True):

@@ -112,8 +112,8 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
         to_approve_by=name_assignees(wire.ME if query.to_approve else None, caller),
-        carriers=_list_codes(query.carrier),
-        outlets=_list_codes(query.outlet),
+        carrier=query.carrier,
+        outlet=query.outlet,
         id_end=query.id_end,
         overdue_at=now if query.overdue else None,
     )
@@ -123,10 +123,6 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, due, now)
-
-
-def _list_codes(asked: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (asked,) if isinstance(asked, str) else asked or ()
 
 
 def _count(parts: Parts, caller: Principal) -> wire.CaseCounts:

@@ -79,8 +79,7 @@ function asQuery(values) {
   const given = Object.entries(values).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
-  const each = given.flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
-  return each.length ? `?${new URLSearchParams(each)}` : "";
+  return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
 const at = (steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;
