@@ -207,7 +207,7 @@ def _run(options: LoadTestOptions) -> None:
     from loadtest.load import run_load_test
 
     try:
-        with show_progress(is_shown=not options.as_json) as report:
+        with show_progress(is_shown=not options.given.as_json) as report:
             result = run_load_test(options, report)
     except KeyboardInterrupt:
         # Click would write an empty line.
@@ -220,24 +220,24 @@ def report_result(result: LoadTestResult) -> int:
 
     The result comes first, so that a page that cannot be written loses nothing.
     """
-    summary, html, as_json = summarize(result), result.options.html, result.options.as_json
-    if as_json:
+    summary, given = summarize(result), result.options.given
+    if given.as_json:
         print_json(summary)
     else:
         print_summary(summary)
     sys.stdout.flush()
     code = ExitCode.FINE if result.is_passed else ExitCode.NEGATIVE
-    if html is None:
+    if given.html is None:
         return code
     try:
-        html.write_text(write_page(result), encoding="utf-8")
+        given.html.write_text(write_page(result), encoding="utf-8")
     except OSError as error:
         # On standard error even with --json: the document has been written already.
-        fault = describe(LoadTestRefused(f"{html} cannot be written: {error.strerror}"))
+        fault = describe(LoadTestRefused(f"{given.html} cannot be written: {error.strerror}"))
         print_fault(fault, as_json=False)
         return code or fault.exit_code
-    if not as_json:
-        print_line(f"Report: {escape(str(html))}")
+    if not given.as_json:
+        print_line(f"Report: {escape(str(given.html))}")
     return code
 
 
@@ -306,7 +306,7 @@ def _describe_wrong(one: JudgedVisit) -> dict[str, Any]:
 
 def _describe_options(result: LoadTestResult) -> dict[str, Any]:
     options = result.options
-    profile, objective, pace = options.profile, options.objective, options.pace
+    profile, given = options.profile, options.given
     return {
         "rate": profile.rate,
         "step_or_run_s": profile.seconds,
@@ -314,13 +314,13 @@ def _describe_options(result: LoadTestResult) -> dict[str, Any]:
         "peak_s": profile.peak_s or None,
         "most_rate": profile.most_rate or None,
         "arrivals": profile.process.value,
-        "in_flight": pace.in_flight,
-        "timeout_s": pace.timeout_s,
+        "in_flight": given.in_flight,
+        "timeout_s": given.timeout_s,
         "mix": {traffic.value: round(share, 4) for traffic, share in options.mix.items()},
-        "references": options.references,
-        "seed": options.seed,
-        "p99_ms": objective.p99_ms,
-        "max_errors": objective.most_errors,
+        "references": given.references,
+        "seed": given.seed,
+        "p99_ms": given.p99_ms,
+        "max_errors": given.max_errors,
     }
 
 

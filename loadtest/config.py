@@ -216,34 +216,17 @@ OUTSIDERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pacing:
-    """At most `in_flight` requests at once; a visit that cannot start within `timeout_s`, or is not
-    answered in as long, has failed."""
-
-    in_flight: int = 256
-    timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTestOptions:
-    """What to run, and how to report it. Without a `target` it is a local service with so many
-    synthetic `references`, in a temporary folder on `disk`."""
+    """A test as its options ask for it, `given`, with what is read from them. Without a `target` it
+    is a local service."""
 
+    given: "LoadOptions"
     shape: Shape
     profile: LoadProfile
     mix: Mix
     objective: Objective
-    pace: Pacing
     target: ServiceAddress | None = None
     keys: Keys | None = field(default=None, repr=False)
-    outlet: str | None = None
-    faces: Path | None = None
-    disk: Path | None = None
-    references: int = 0
-    seed: int = 0
-    keep_enrolled: bool = False
-    html: Path | None = None
-    as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +291,7 @@ def choose_counts(options: LoadTestOptions, phases: Sequence[LoadPhase]) -> Part
 KEPT_UP = 0.97
 """At a knee; with less, work accumulates and a longer step would fail."""
 DRIFT = 2.0
-_PACE, _USUAL = Pacing(), Objective()
+_USUAL = Objective()
 
 
 def _number(name: str, is_good: Callable[[float], bool]) -> Callable[[str | float], float]:
@@ -356,8 +339,8 @@ class LoadOptions:
     resolution: float | None = option("Resolution of a knee.", "SHARE", parser=_fraction)
     process: ArrivalProcess | None = option("Spacing of arrivals.", None, "--arrivals")
     seed: int = option("Of arrivals and of the choice of people.", default=0, min=0)
-    in_flight: int = option("Most requests at once.", "N", default=_PACE.in_flight, min=1)
-    timeout_s: float = option("For an answer.", "S", default=_PACE.timeout_s, parser=_positive)
+    in_flight: int = option("Most requests at once.", "N", default=256, min=1)
+    timeout_s: float = option("For an answer.", "S", default=10.0, parser=_positive)
     traffic: Traffic | None = option("Only this kind.", None, "--class")
     mix: str | None = option("Such as enroll=40,match=60.", "SHARES")
     p99_ms: float = option(
@@ -377,6 +360,7 @@ def read_options(shape: Shape, given: LoadOptions) -> LoadTestOptions:
             raise LoadTestRefused("--class is a mix of one kind: give it or --mix")
         mix = {given.traffic: 1.0}
     options = LoadTestOptions(
+        given=given,
         shape=shape,
         profile=_read_profile(shape, given),
         mix=mix,
@@ -386,15 +370,6 @@ def read_options(shape: Shape, given: LoadOptions) -> LoadTestOptions:
             kept_up=KEPT_UP if shape is Shape.KNEE else 0.0,
             drift=DRIFT if shape is Shape.SOAK else 0.0,
         ),
-        pace=Pacing(in_flight=given.in_flight, timeout_s=given.timeout_s),
-        outlet=given.outlet,
-        faces=given.faces,
-        disk=given.folder,
-        references=given.references,
-        seed=given.seed,
-        keep_enrolled=given.keep,
-        html=given.html,
-        as_json=given.as_json,
     )
     _require_used(given)
     if given.url is not None:

@@ -162,7 +162,7 @@ class ConnectionPool:
     opened again, and no POST is sent twice."""
 
     def __init__(self, target: ServiceAddress, connections: int, timeout_s: float) -> None:
-        self.target, self.timeout_s = target, timeout_s
+        self.target, self.connections, self.timeout_s = target, connections, timeout_s
         self._client = HTTPClient(
             target.host,
             port=target.port,

@@ -31,7 +31,6 @@ from loadtest.config import (
     LoadStep,
     LoadTestOptions,
     LoadTestResult,
-    Pacing,
     Shape,
     choose_counts,
     find_knee,
@@ -108,12 +107,11 @@ def fire(environment: Environment, outcome: Outcome, name: str, fault: str | Non
 
 @dataclass(slots=True)
 class RunContext:
-    """The state of one run, shared by Locust's users."""
+    """The state of one run, shared by Locust's users. A visit that cannot start within the pool's
+    time for an answer has failed."""
 
     sender: Sender
     visits: Sequence[Visit]
-    seconds: float
-    pace: Pacing
     environment: Environment
     in_flight: Group = field(init=False, default_factory=Group)
     faults: list[BaseException] = field(init=False, default_factory=list)
@@ -121,7 +119,7 @@ class RunContext:
     _slots: BoundedSemaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = BoundedSemaphore(self.pace.in_flight)
+        self._slots = BoundedSemaphore(self.sender.access.pool.connections)
 
     def follow(self) -> None:
         """Spawns each visit when it is due; returns when all are answered."""
@@ -145,7 +143,7 @@ class RunContext:
     def _send(self, visit: Visit, body: bytes) -> None:
         with self._keeping_fault():
             self.sender.enrolled.begin(visit.call.idempotency_key)
-            if self._slots.acquire(timeout=self.pace.timeout_s):
+            if self._slots.acquire(timeout=self.sender.access.pool.timeout_s):
                 try:
                     outcome = self.sender.send(visit, body)
                 finally:
@@ -173,7 +171,6 @@ def run_load(
     access: Access,
     visits: Sequence[Visit],
     seconds: float,
-    pace: Pacing,
     enrolled: EnrollmentTracker,
     report: ReportProgress,
 ) -> LoadRun:
@@ -183,7 +180,7 @@ def run_load(
     hook: Any = environment.events.request
     hook.add_listener(lambda context, **_: outcomes.append(context[OUTCOME]))
     sender = Sender(access, enrolled, _clock() + LEAD_IN_S)
-    run_context = RunContext(sender, visits, seconds, pace, environment)
+    run_context = RunContext(sender, visits, environment)
     # Locust makes users from classes.
     schedule = type("Schedule", (ScheduledUser,), {"run_context": run_context, "fixed_count": 1})
     environment.user_classes = [schedule]
@@ -234,7 +231,7 @@ class LoadRunner:
     _planner: Planner = field(init=False)
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.options.seed)
+        rng = np.random.default_rng(self.options.given.seed)
         self._planner = Planner(self.session.participants, self.session.specimens, rng)
 
     def run_steps(self, steps: list[LoadStep]) -> Knee | None:
@@ -261,9 +258,9 @@ class LoadRunner:
         if not is_warm:
             require_planted(visits, options.mix)
         length_s = sum(one.seconds for one in phases)
-        session.participants.require_fresh(length_s + options.pace.timeout_s)
+        session.participants.require_fresh(length_s + options.given.timeout_s)
         access, is_local = session.access, options.target is None
-        run = run_load(access, visits, length_s, options.pace, session.enrolled, self.report)
+        run = run_load(access, visits, length_s, session.enrolled, self.report)
         found, people = judge(run.outcomes), session.participants
         judged = tuple(mark_look_alikes(found, people, access.model, is_local=is_local))
         verdict = decide(run, judged, phases, options.objective)
@@ -272,11 +269,11 @@ class LoadRunner:
 
 def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestResult:
     """Runs a load test; `LoadTestRefused` if it cannot be run."""
-    is_local = options.target is None
+    is_local, given = options.target is None, options.given
     steps: list[LoadStep] = []
     with ExitStack() as stack:
         target, keys, outlet = stack.enter_context(_open_service(options, report))
-        pool = ConnectionPool(target, options.pace.in_flight, options.pace.timeout_s)
+        pool = ConnectionPool(target, given.in_flight, given.timeout_s)
         stack.callback(pool.close)
         begun, start = datetime.now(UTC), _clock()
         with open_session(
@@ -284,10 +281,10 @@ def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestR
             keys,
             outlet,
             choose_counts(options, list_phases(options.shape, options.profile)),
-            faces=options.faces,
-            seed=options.seed,
+            faces=given.faces,
+            seed=given.seed,
             report=report,
-            keep_enrolled=options.keep_enrolled,
+            keep_enrolled=given.keep,
             is_local=is_local,
         ) as session:
             knee = LoadRunner(options, session, report).run_steps(steps)
@@ -311,10 +308,11 @@ def _open_service(
     options: LoadTestOptions, report: ReportProgress
 ) -> Iterator[tuple[ServiceAddress, Keys, str | None]]:
     """The service that was named, or a local one started for this test."""
+    given = options.given
     if options.target is not None:
         assert options.keys is not None, "a named service comes with keys"
-        yield options.target, options.keys, options.outlet
+        yield options.target, options.keys, given.outlet
         return
     report("starting a service", 0, 0)
-    with start_local_service(options.disk, options.references, options.seed) as local:
+    with start_local_service(given.folder, given.references, given.seed) as local:
         yield *local, None

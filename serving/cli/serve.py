@@ -237,8 +237,6 @@ def bench(
     report, --output DIR; and, for extract, --deepface-python, the PATH of another venv's Python to
     compare with. `sosie bench SUITE -- --help` lists them all.
     """
-    import os
-
     from serving.settings.settings import benchmark_environment
 
     # Anew: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder named bench where the
@@ -276,8 +274,6 @@ def loadtest(
     and on a wrong decision. Options after the shape: --rate, --seconds, --class, --p99-ms, --html
     FILE, --json; `sosie loadtest SHAPE -- --help` lists them all.
     """
-    import os
-
     # Anew: gevent replaces sockets and threads of the whole interpreter. -P: a folder named
     # loadtest where the command happens to run is not ours.
     words = [sys.executable, "-P", "-m", "loadtest", shape, *context.args]

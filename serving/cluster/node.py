@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -45,18 +45,16 @@ START_S = 5.0
 """For a process on another node to begin."""
 
 
-def drain_proxies(
-    folder: Path, timeout_s: float, clock: Callable[[], float] = time.monotonic
-) -> bool:
+def drain_proxies(folder: Path, timeout_s: float) -> bool:
     """Makes every HAProxy with a socket below `folder` refuse requests (503, readiness included),
     and waits until none is running; False if some still are after `timeout_s`."""
-    deadline = clock() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while True:
         # Repeated each time: a reloaded proxy has lost the setting.
         ongoing = sum(_refuse_and_count(path) for path in list_sockets(folder))
         if not ongoing:
             return True
-        if clock() >= deadline:
+        if time.monotonic() >= deadline:
             return False
         time.sleep(LOOK_EVERY_S)
 

@@ -22,11 +22,11 @@ STATUSES = ("4xx", "5xx")
 class ProxyCollector(Collector):
     """Collects from proxies with a socket below `folder` at each scrape; empty if none answers."""
 
-    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
-        self._folder, self._timeout_s = folder, timeout_s
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """Takes at most `timeout_s`; never raises."""
+        """Takes at most `TIMEOUT_S`; never raises."""
         rows = self._read()
         return _show(rows) if rows else []
 
@@ -34,7 +34,7 @@ class ProxyCollector(Collector):
         return _show([])
 
     def _read(self) -> list[Row]:
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + TIMEOUT_S
         rows: list[Row] = []
         for path in list_sockets(self._folder):
             left_s = deadline - time.monotonic()

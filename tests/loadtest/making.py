@@ -1,6 +1,6 @@
 """Visits, outcomes and participants for tests that need no service."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 from loadtest.config import (
     DEFAULT_PROFILES,
     Knee,
+    LoadOptions,
     LoadStep,
     LoadTestOptions,
     LoadTestResult,
-    Pacing,
     Shape,
 )
 from loadtest.criteria import LoadRun, Objective, decide, judge
@@ -102,13 +102,13 @@ def make_step(rate: float, outcomes: list[Outcome]) -> LoadStep:
 
 def make_result(*steps: LoadStep, knee: Knee | None = None, **options: Any) -> LoadTestResult:
     shape = Shape.STEADY if knee is None else Shape.KNEE
+    usual = {one.name: one.default.default for one in fields(LoadOptions)}
     made = LoadTestOptions(
+        given=LoadOptions(**usual | options),
         shape=shape,
         profile=DEFAULT_PROFILES[shape],
         mix=DEFAULT_MIX,
         objective=Objective(),
-        pace=Pacing(),
-        **options,
     )
     return LoadTestResult(
         options=made,

@@ -58,7 +58,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverloadPlan:
-    """How long each load goes on, and over how many connections; a storm needs more of them.
+    """How long each load goes on, and over how many connections a storm comes.
 
     `objective_s` is for 99 % of the answers, as docs/operations.md has it.
     """
@@ -69,7 +69,6 @@ class OverloadPlan:
     calm_s: float = 20.0
     storm_s: float = 10.0
     recovery_s: float = 15.0
-    calm_connections: int = 64
     storm_connections: int = 256
 
 

@@ -32,6 +32,8 @@ from engine.matching.samples import take_samples
 from serving.deployment.deployment import Deployment
 
 IDLE_SHARE, CALM_SHARE, STORM_TIMES = 0.1, 0.7, 3.0
+CALM_CONNECTIONS = 64
+"""A storm needs more of them."""
 SETTLING_S = 2.0
 """Of each load's beginning, not counted."""
 CAPACITY_SHARES, CAPACITY_STEPS = (0.25, 1.0), 5
@@ -158,18 +160,21 @@ def run_overload(
 ) -> OverloadRun:
     """Finds what `load`'s requests may arrive at, and sends them at 10, 70, 300 and again 70 % of
     it."""
-    arrivals, calm = _Arrivals(generator, load), plan.calm_connections
+    arrivals = _Arrivals(generator, load)
     capacity = arrivals.find_capacity(closed, plan)
     return OverloadRun(
         closed,
         capacity,
-        arrivals.send(capacity * IDLE_SHARE, plan.idle_s, calm),
-        arrivals.send(capacity * CALM_SHARE, plan.calm_s, calm),
+        arrivals.send(capacity * IDLE_SHARE, plan.idle_s, CALM_CONNECTIONS),
+        arrivals.send(capacity * CALM_SHARE, plan.calm_s, CALM_CONNECTIONS),
         arrivals.send(capacity * STORM_TIMES, plan.storm_s, plan.storm_connections),
         # Counted from its first moment: how soon the service has recovered is what it is for.
         generator.run(
             replace(
-                arrivals.load, rate=capacity * CALM_SHARE, seconds=plan.recovery_s, connections=calm
+                arrivals.load,
+                rate=capacity * CALM_SHARE,
+                seconds=plan.recovery_s,
+                connections=CALM_CONNECTIONS,
             )
         ),
     )
@@ -195,7 +200,7 @@ def measure_overload(context: Context) -> SuiteOutput:
             arrivals="evenly spaced",
             calm_s=plan.calm_s,
             storm_s=plan.storm_s,
-            calm_connections=plan.calm_connections,
+            calm_connections=CALM_CONNECTIONS,
             storm_connections=plan.storm_connections,
         )
         name = f"{what} below and far above what it can do"
