@@ -169,6 +169,8 @@ class NoteKind(StrEnum):
     """What retention deletes, although the case was open; the text says which kind."""
     RESTRICTED = "restricted"
     """An outlet was suspended, barred, or may enroll again; the text says which, and why."""
+    REVEALED = "revealed"
+    """Names and numbers of documents were shown in full; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)

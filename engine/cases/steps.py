@@ -13,25 +13,26 @@ such a step is refused with `CaseMoved`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
-from engine.errors import CaseMoved, FourEyes, RequestError
+from engine.errors import CaseMoved, FourEyes, RequestError, TooManyFailures
 from engine.formatting import is_visible, plural, require_visible
-from engine.matching.checks.limits import lift_end
+from engine.matching.checks.limits import Bound, lift_end
 from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
 from engine.registry.cases import AddedNote, CaseChange, CaseRecord
+from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.sweeps import JudgedPair
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
-from schema.actors import Actor
+from schema.actors import Actor, fold_person
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus
 
@@ -189,6 +190,38 @@ def note(call: WriterCall, case_id: str, text: str, actor: Actor) -> CaseRecord:
     _require_text(text)
     case = _find(call.registry, case_id)
     return _keep(call, actor, case, NoteKind.NOTE, text, {"length": len(text)})
+
+
+REVEALED = Bound(100, timedelta(days=1))
+"""People whose names one person is shown in full, over all their keys and sessions."""
+
+
+@on_writer
+def reveal(
+    call: WriterCall, case_id: str, documents: Sequence[str], reason: str | None, actor: Actor
+) -> None:
+    """Keep that a person is about to be shown whom these documents of a case name, and count it.
+    The history has the reason; in a report, which has none, the audit chain alone says it.
+
+    `TooManyFailures` for more people than one may be shown; `RequestError` for no reason.
+    """
+    case = call.registry.cases.get(case_id)
+    name, amount = f"revealed:{fold_person(actor.person)}", len(documents)
+    known = call.registry.tallies([name]).get(name)
+    level = 0.0 if known is None else known.level_at(call.now, REVEALED.each)
+    # A report may show more than are left, though none that is asked for after it.
+    if wait := REVEALED.wait(level + (amount - 1 if reason is not None else 0)):
+        raise TooManyFailures(
+            f"one person is shown {REVEALED.most} people in full a day: wait as long as "
+            "Retry-After says",
+            wait.total_seconds(),
+        )
+    told: list[Write] = []
+    if reason is not None:
+        _require_text(reason)
+        told = [AddedNote(case.id, CaseNote(call.now, actor.person, NoteKind.REVEALED, reason))]
+    entry = AuditEntry(actor.name, "case.revealed", case.id, {"documents": list(documents)})
+    call.commit(entry, *told, Tally(name, amount, REVEALED.each, REVEALED.most))
 
 
 @on_writer

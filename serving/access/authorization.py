@@ -130,7 +130,7 @@ class Action(StrEnum):
     REPORT_DEATH = "report_a_death", _FRAUD, _OPERATOR
     """To say that a holder is dead, to confirm it, and to take it back."""
     REVEAL = "reveal_names_and_numbers", _FRAUD
-    """In the report of a case, where it is asked for."""
+    """Of one case: with a reason, or in its report where it is asked for."""
     READ_THRESHOLDS = "read_thresholds", *_PEOPLE
     READ_EVENTS = "read_events", _CARRIER, _FRAUD, _OPERATOR
     MANAGE_WEBHOOKS = "manage_webhooks", _CARRIER, _OPERATOR

@@ -227,6 +227,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/cases/{case_id}": _case(cases.read_case, "Read a case"),
         "POST /v1/cases/{case_id}/assign": _step(cases.assign_case, "Assign a case"),
         "POST /v1/cases/{case_id}/notes": _step(cases.note_case, "Add a note"),
+        "POST /v1/cases/{case_id}/reveal": Endpoint(
+            cases.reveal_case, "Show names and numbers in full", Action.REVEAL
+        ),
         "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
         "POST /v1/cases/{case_id}/withdraw": _step(cases.withdraw_proposal, "Withdraw a proposal"),
         "POST /v1/cases/{case_id}/close": _step(cases.close_case, "Close a case"),

@@ -185,11 +185,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = find_lines_in_use(store, held)
-    names = {key: mask_name(one.name) for key, one in store.identities(record.document_ids).items()}
-    asked = store.people.exception_of_case(case_id) if record.kind == CaseKind.EXCEPTION else None
-    if asked is not None and asked.line is not None and asked.line.name is not None:
-        # Granting activates this name, and not that of whoever tried the document first.
-        names[asked.document_id] = mask_name(asked.line.name)
+    names = {key: mask_name(one.name) for key, one in _identities_of(store, record).items()}
     return show_case(
         cases.CaseFile,
         record,
@@ -209,6 +205,34 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
                 lines=tuple(line(one, numbers) for one in found[document.id]),
             )
             for document in held
+        ),
+    )
+
+
+def _identities_of(store: Reader, record: CaseRecord) -> dict[str, Identity]:
+    found = store.identities(record.document_ids)
+    asked = store.people.exception_of_case(record.id) if record.kind == CaseKind.EXCEPTION else None
+    if asked is not None and asked.line is not None and asked.line.name is not None:
+        # Granting activates this name, and not that of whoever tried the document first.
+        known = found.get(asked.document_id, Identity("", ""))
+        found[asked.document_id] = replace(known, name=asked.line.name)
+    return found
+
+
+MOST_REVEALED = 20
+
+
+def revealed_case(store: Reader, case_id: str) -> cases.RevealedCase:
+    """Whom a case is about, in full; kept and counted before anybody sees it."""
+    record = store.cases.get(case_id)
+    known = _identities_of(store, record)
+    ids = dict.fromkeys((*record.suspect_ids, *record.document_ids))
+    held = [one for one in find_held(store, list(ids)) if one.id in known][:MOST_REVEALED]
+    return cases.RevealedCase(
+        case_id,
+        tuple(
+            cases.RevealedDocument(one.id, one.kind, known[one.id].number, known[one.id].name)
+            for one in held
         ),
     )
 

@@ -174,8 +174,7 @@ class AsyncClient:
     ) -> lines.LineEvent:
         """Reports what has happened to a line, by its number or id; again, it is the same event."""
         body = lines.EventReport(kind, Moment.of(at))
-        call = post(lines.LineEvent, "lines", line, "events", body=body)
-        return await self._send(call, options)
+        return await self._send(post(lines.LineEvent, "lines", line, "events", body=body), options)
 
     async def read_line_history(self, line: str, options: Options = _USUAL) -> lines.LineHistory:
         """Reads the events of a line, and what it waits for."""
@@ -347,8 +346,7 @@ class AsyncClient:
         """A page of the queue; `assignee` may be "me"."""
         query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
         query |= {"carrier": carrier, "outlet": outlet, "id_end": id_end, "after": after}
-        query |= {"overdue": "true" if overdue else None}
-        query |= {"to_approve": "true" if to_approve else None}
+        query |= {"overdue": overdue, "to_approve": to_approve}
         return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 
     async def read_case(self, case_id: str, options: Options = _USUAL) -> cases.CaseFile:
@@ -365,6 +363,14 @@ class AsyncClient:
     async def note_case(self, case_id: str, text: str, options: Options = _USUAL) -> cases.Case:
         """Adds a remark; twice where a first answer was lost and the call is sent again."""
         call = post(cases.Case, "cases", case_id, "notes", body=cases.NoteRequest(text))
+        return await self._send(call, options)
+
+    async def reveal_case(
+        self, case_id: str, reason: str, options: Options = _USUAL
+    ) -> cases.RevealedCase:
+        """Whom a case is about, names and numbers in full; its history has the reason."""
+        body = cases.RevealRequest(reason)
+        call = post(cases.RevealedCase, "cases", case_id, "reveal", body=body)
         return await self._send(call, options)
 
     async def propose_outcome(
@@ -414,9 +420,8 @@ class AsyncClient:
         options: Options = _USUAL,
     ) -> cases.OutletList:
         """A page of the outlets that may enroll nobody, those with most refused attempts first."""
-        query: Query = {"carrier": carrier, "restriction": restriction}
-        query |= {"after": after, "limit": limit}
-        return await self._send(get(cases.OutletList, "outlets", **query), options)
+        query: Query = {"carrier": carrier, "restriction": restriction, "after": after}
+        return await self._send(get(cases.OutletList, "outlets", limit=limit, **query), options)
 
     async def count_exceptions(
         self, *, days: int = 30, carrier: str | None = None, options: Options = _USUAL
@@ -470,9 +475,8 @@ class AsyncClient:
     ) -> cases.PastEnrollments:
         """A page of what was attempted at an outlet; `state` and `kind` are of its case."""
         query: Query = {"sort": sort, "decision": decision, "state": state, "kind": kind}
-        query |= {"assignee": assignee, "id_end": id_end, "after": after, "limit": limit}
-        query |= {"overdue": "true" if overdue else None}
-        call = get(cases.PastEnrollments, "outlets", outlet, "enrollments", **query)
+        query |= {"assignee": assignee, "id_end": id_end, "overdue": overdue, "after": after}
+        call = get(cases.PastEnrollments, "outlets", outlet, "enrollments", limit=limit, **query)
         return await self._send(call, options)
 
     async def report_case(
@@ -671,12 +675,11 @@ class AsyncClient:
 
     async def _send(self, call: Call[T], options: Options) -> T:
         exchange = Exchange(call, options, self._api_key, self._timeout_s, self._retries)
-        method, path, content = call.method, call.path, call.content
         while True:
             headers, timeout = exchange.begin_attempt()
             try:
                 response = await self._http.request(
-                    method, path, content=content, headers=headers, timeout=timeout
+                    call.method, call.path, content=call.content, headers=headers, timeout=timeout
                 )
             except httpx.TransportError as error:
                 verdict: T | Wait = exchange.judge_failure(error)

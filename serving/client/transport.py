@@ -55,8 +55,9 @@ class Call(Generic[T]):
 
 
 def get(answer: type[T], *steps: str, **query: str | float | None) -> Call[T]:
-    """The steps of a path below `/v1`; of the query, what is None is left out."""
-    asked = {name: value for name, value in query.items() if value is not None}
+    """The steps of a path below `/v1`; of the query, what is None or False is left out."""
+    given = {name: "true" if value is True else value for name, value in query.items()}
+    asked = {name: value for name, value in given.items() if not (value is None or value is False)}
     return Call("GET", _path(steps) + (f"?{urlencode(asked)}" if asked else ""), answer)
 
 

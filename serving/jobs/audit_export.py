@@ -59,7 +59,9 @@ _API_ACTIVITY, _APPLICATION_ACTIVITY = 6003, 6
 _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
 _ACTIVITIES = {
     **dict.fromkeys(("added", "created", "opened", "started", "made", "admitted"), _CREATE),
-    **dict.fromkeys(("read", "searched", "identified", "reported", "dispute_read"), _READ),
+    **dict.fromkeys(
+        ("read", "searched", "identified", "reported", "revealed", "dispute_read"), _READ
+    ),
     **dict.fromkeys(("checked", "verified"), _READ),
     **dict.fromkeys(("erased", "removed", "expired", "revoked", "forgotten", "retired"), _DELETE),
     **dict.fromkeys(("changed", "assigned", "noted", "proposed", "withdrawn", "closed"), _UPDATE),

@@ -289,6 +289,7 @@ class Operations:
     end_exemption = partialmethod(_make_by_key, reverification.end_exemption)
     assign_case = partialmethod(_make, steps.assign)
     note_case = partialmethod(_make, steps.note)
+    reveal_case = partialmethod(_make, steps.reveal)
     withdraw_proposal = partialmethod(_make, steps.withdraw)
     suspend_outlet = partialmethod(_make, outlets.suspend)
     bar_outlet = partialmethod(_make, outlets.bar)

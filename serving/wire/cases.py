@@ -30,6 +30,7 @@ from serving.wire.lines import Line
 
 MAX_NOTE_LENGTH = 4000
 MAX_CLOSED_LINES = 200
+MAX_REASON_LENGTH = 200
 ME = "me"
 
 AskedState = Literal["open", "assigned", "proposed", "closed", "merged"]
@@ -266,6 +267,33 @@ class CaseFile(Case):
     ] = ()
 
 
+class RevealRequest(RequestBody):
+    """Why names and numbers have to be read in full."""
+
+    reason: Annotated[
+        str,
+        about(
+            "in words: the history of the case shows it", min_length=1, max_length=MAX_REASON_LENGTH
+        ),
+    ]
+
+
+class RevealedDocument(PrivateAnswer):
+    """A document as it was shown at enrollment."""
+
+    document_id: Id
+    type: str
+    number: str
+    name: Annotated[str, about("its holder's; of an exception whose name would be activated")]
+
+
+class RevealedCase(PrivateAnswer):
+    """Whom a case is about, in full: of its first documents that are not erased, suspects first."""
+
+    case_id: Id
+    documents: tuple[RevealedDocument, ...]
+
+
 class CaseReportRequest(RequestBody):
     """What the report of a case shows besides what was seen and decided."""
 
@@ -289,8 +317,6 @@ class CaseReport(PrivateAnswer):
         int, about("of the audit chain, with their hashes; the last is about this file")
     ]
 
-
-MAX_REASON_LENGTH = 200
 
 ShownRestriction = Annotated[str, known(*Restriction)]
 ReasonText = Annotated[

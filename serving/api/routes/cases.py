@@ -58,6 +58,18 @@ async def note_case(
     return people.case(await parts.registrar.note_case(case_id, body.text, request.context()))
 
 
+async def reveal_case(
+    parts: Parts, request: Request, body: wire.RevealRequest, case_id: str
+) -> wire.RevealedCase:
+    """Shows whom the case is about, names and numbers in full, with the reason in its history. One
+    person is shown so many people a day (429 beyond, `REQUEST.TOO_MANY_FAILURES`); audited.
+    """
+    shown = await asyncio.to_thread(serializers.revealed_case, parts.store, case_id)
+    ids = [one.document_id for one in shown.documents]
+    await parts.registrar.reveal_case(case_id, ids, body.reason, request.context())
+    return shown
+
+
 async def propose_outcome(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
@@ -101,7 +113,10 @@ async def report_case(
     )
     store = parts.store
     report = await asyncio.to_thread(gather_case, store, parts.calibration, case_id, terms)
-    await note(parts, request, "case.reported", case_id, **report.describe())
+    told = report.describe()
+    if body.reveal:
+        await parts.registrar.reveal_case(case_id, told["documents"], None, request.context())
+    await note(parts, request, "case.reported", case_id, **told)
     return await asyncio.to_thread(write_case, report, store)
 
 

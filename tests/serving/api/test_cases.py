@@ -1,13 +1,17 @@
 """`/v1/cases`: the queue, a case with its history, the steps of people, four eyes."""
 
+import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from engine.cases import steps
 from engine.formatting import mask_name
+from engine.matching.checks.limits import Bound
 from engine.registry.database import utc_now
-from serving.wire.cases import CaseFile, CasePage
+from serving.wire.cases import CaseFile, CasePage, RevealedCase
 from serving.wire.fields import read
 from tests.serving.conftest import NAME
 
@@ -106,6 +110,47 @@ def test_what_tells_cases_apart_is_masked(fresh, dispute, enrolled) -> None:
     assert (case["lines"], len(case["outlets"]), len(case["carriers"])) == (1, 1, 1)
     assert case["is_overdue"] is False
     assert case["due_at"] is not None
+
+
+def test_whom_a_case_names_is_shown_in_full_with_a_reason_and_so_often_a_day(
+    fresh, open_case, monkeypatch
+) -> None:
+    case = open_case(fresh)
+    path, reason = f"{QUEUE}/{case}/reveal", {"reason": "The copy of the document is blurred."}
+    for key in ("blue", "b1", "operator"):
+        refused = fresh.ask("POST", path, key=key, body=reason)
+        fresh.assert_refused(refused, 403, "ACCESS.FORBIDDEN")
+    for wrong in (
+        {},
+        {"reason": ""},
+        {"reason": "x" * 201},
+        {"reason": "a\u202eb"},
+        {"reason": " "},
+    ):
+        assert fresh.ask("POST", path, key="fraud", body=wrong).status_code in {400, 422}
+    before = fresh.parts.store.audit_head()[0]
+    found = fresh.read(fresh.ask("POST", path, key="fraud", body=reason))
+    read(found, RevealedCase)
+    numbers = {one["document_id"]: one["number"] for one in found["documents"]}
+    known = fresh.parts.store.identities(list(numbers))
+    assert {key: one.number for key, one in known.items()} == numbers
+    assert [one["name"] for one in found["documents"]] == [known[key].name for key in numbers]
+    (entry,) = fresh.audited(before)
+    assert (entry.action, entry.subject) == ("case.revealed", case)
+    assert entry.detail == {"documents": list(numbers)}
+    shown = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))
+    last = shown["notes"][-1]
+    assert (last["kind"], last["text"]) == ("revealed", reason["reason"])
+    assert not [one for one in known.values() if one.number in json.dumps(shown)]
+    monkeypatch.setattr(steps, "REVEALED", Bound(len(numbers), timedelta(days=1)))
+    again = fresh.ask("POST", path, key="fraud", body=reason)
+    fresh.assert_refused(again, 429, "REQUEST.TOO_MANY_FAILURES")
+    assert int(again.headers["retry-after"]) > 3600
+    file = fresh.ask("POST", f"{QUEUE}/{case}/report", key="fraud", body={"reveal": True})
+    fresh.assert_refused(file, 429, "REQUEST.TOO_MANY_FAILURES")
+    masked = fresh.ask("POST", f"{QUEUE}/{case}/report", key="fraud", body={})
+    assert masked.status_code == 200
+    assert fresh.ask("POST", path, key="second", body=reason).status_code == 200
 
 
 def test_a_case_is_read_with_its_history_and_masked_lines_and_audited(

@@ -287,6 +287,7 @@ def test_such_a_probe_and_one_without_a_face_are_refused(
         ("GET", "/v1/cases/{}", "fraud", None),
         ("POST", "/v1/cases/{}/withdraw", "fraud", None),
         ("POST", "/v1/cases/{}/notes", "fraud", {"text": "x"}),
+        ("POST", "/v1/cases/{}/reveal", "fraud", {"reason": "x"}),
         ("GET", "/v1/sweeps/{}", "fraud", None),
         ("GET", "/v1/sweeps/{}/groups", "fraud", None),
         ("GET", "/v1/sweeps/{}/groups/x", "fraud", None),

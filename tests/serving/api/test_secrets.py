@@ -33,6 +33,7 @@ def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
         as_fraud("GET", "/v1/cases", params={"after": NUMBER}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": NAME}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": f"{NAME}\0"}),
+        as_fraud("POST", f"/v1/cases/{NUMBER}/reveal", body={"reason": NAME}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/propose", body={"outcome": NAME}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/report", body={"reveal": True, "carrier": NAME}),
         as_fraud("GET", "/v1/precision", params={"wanted": NUMBER}),

@@ -372,6 +372,11 @@ def approve(second: Visitor) -> None:
     second.expect_heading("One face, two documents")
     expect(second.page.locator(".proposal")).to_contain_text("1 of 2 numbers will be closed.")
     second.check("proposal")
+    second.fill(reason="To compare both copies")
+    second.press("Show names and numbers")
+    expect(second.page.get_by_role("table", name="Whom it is about, in full")).to_contain_text(
+        "110105199003071239"
+    )
     # The erasure that waits is done when the case closes.
     make_the_report(second)
     refuse_what_nobody_has_seen(second)

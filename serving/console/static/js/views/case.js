@@ -4,7 +4,7 @@ import { get, post } from "../api.js";
 import { caseActions } from "../casework.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../face_desk.js";
-import { buildForm, checkField, choiceField, workButton } from "../forms.js";
+import { areaField, buildForm, checkField, choiceField, workButton } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
 import {
   aboutPeople,
@@ -48,6 +48,7 @@ export async function show(page, id, focus = null) {
         factsOf(found),
         why,
         documents(found, names),
+        revealForm(page, found),
         decidedTable(found, names),
         mergedTable(found),
         history(found),
@@ -226,6 +227,25 @@ function placesOf({ lines }, { case_id: id }) {
   return hint(say("case.outlets"), links);
 }
 
+/** Names and numbers in full, on this page alone and for a reason, which the history keeps. */
+function revealForm(page, { case_id: id }) {
+  const shown = element("div", { role: "status" });
+  const field = areaField("outlet.reason", { name: "reason", required: true, maxlength: 200 });
+  const form = buildForm(page, { class: "report" }, [field], "reveal.show", async ({ reason }) => {
+    const { documents: revealed } = await post(["cases", id, "reveal"], { reason });
+    if (page.signal.aborted) return;
+    replace(shown, table("reveal.title", revealed, REVEALED, "case.nodocuments"));
+  });
+  return section("reveal.title", hint(say("reveal.lead")), form, shown);
+}
+
+const REVEALED = {
+  "document.title": (one) => idLink("documents", one.document_id),
+  "document.type": (one) => word("document", one.type),
+  "document.number": (one) => quoted(one.number),
+  "document.name": (one) => quoted(one.name),
+};
+
 /** A file of the case, to be handed over; names, numbers and faces stand in it where asked for. */
 function reportForm(page, { case_id: id, documents: held }) {
   const carriers = [...new Set(held.flatMap(({ lines }) => lines.map((one) => one.carrier)))];
@@ -265,7 +285,7 @@ function save({ html, file_name: name }) {
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */
 function saidIn({ kind, text }) {
   if (!text) return null;
-  if (kind === "note") return element("p.note", { dir: "auto", translate: "no" }, text);
+  if (kind === "note" || kind === "revealed") return element("p.note", { dir: "auto", translate: "no" }, text);
   if (kind === "erasure_asked") {
     return element("p", `${say("erasure.due")} `, moment(text));
   }
