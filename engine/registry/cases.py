@@ -59,6 +59,7 @@ from engine.registry.rows import (
     with_macs,
 )
 from engine.registry.vault import Vault
+from schema.actors import fold_person
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
 from schema.events import EventType
@@ -368,6 +369,11 @@ _RESTRICTIONS = (
     .order_by(CASE_NOTES.c.id)
 )
 
+_PROPOSERS = (
+    select(CASES.c.proposal["person"].as_string().label("person"))
+    .where(CASES.c.state == CaseState.PROPOSED.value)
+    .distinct()
+)
 _CLOSED_COUNT = (
     select(func.count()).select_from(CASES).where(CASES.c.state == CaseState.CLOSED.value)
 )
@@ -443,6 +449,12 @@ class CaseReader(Source):
             row.named_key: case_of(self.vault, row)
             for row in sound_rows(self.vault, CASES, newest.values())
         }
+
+    def spellings(self, names: Collection[str]) -> list[str]:
+        """The person of these names as open proposals write them: no database folds a name."""
+        own = set(map(fold_person, names))
+        known = [row.person for row in self.rows(_PROPOSERS)]
+        return [one for one in known if one is not None and fold_person(one) in own]
 
     def count_closed(self) -> int:
         """The number of closed cases; none is ever opened again, or deleted."""

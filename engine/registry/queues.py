@@ -100,10 +100,10 @@ _SORTS: dict[CaseSort, tuple[ColumnElement[Any], Callable[[CaseRecord], Any], bo
 class CaseFilter:
     """Which cases a queue has; what is None does not matter.
 
-    `carrier` and `outlet` are where a line in use of one of its documents was opened, or where it
+    `carriers` and `outlets` are where a line in use of one of its documents was opened, or where it
     was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
     `overdue_at`: due before that moment, by the dates of the queue, and not decided.
-    `to_approve_by`: proposed, by none of these names of a person.
+    `to_approve_by`: proposed, by nobody of these names, however they are written.
     `fraud_in_use`: decided to be fraud, and lines of it are in use.
     """
 
@@ -112,8 +112,8 @@ class CaseFilter:
     assignees: Collection[str] = ()
     """Any of these: a person, and how older cases name them."""
     to_approve_by: Collection[str] = ()
-    carrier: str | None = None
-    outlet: str | None = None
+    carriers: Collection[str] = ()
+    outlets: Collection[str] = ()
     id_end: str | None = None
     overdue_at: datetime | None = None
     fraud_in_use: bool = False
@@ -132,10 +132,10 @@ class CaseFilter:
         if self.to_approve_by:
             yield CASES.c.state == CaseState.PROPOSED.value
             yield CASES.c.proposal["person"].as_string().not_in(self.to_approve_by)
-        if self.carrier is not None:
-            yield _is_at(LINES.c.carrier, ENROLLMENTS.c.carrier, self.carrier)
-        if self.outlet is not None:
-            yield _is_at(LINES.c.outlet, ENROLLMENTS.c.outlet, self.outlet)
+        if self.carriers:
+            yield _is_at(LINES.c.carrier, ENROLLMENTS.c.carrier, self.carriers)
+        if self.outlets:
+            yield _is_at(LINES.c.outlet, ENROLLMENTS.c.outlet, self.outlets)
         if self.id_end is not None:
             yield or_(
                 CASES.c.id.endswith(self.id_end, autoescape=True),
@@ -187,14 +187,14 @@ class AttemptFilter:
             )
 
 
-def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> Condition:
+def _is_at(of_line: Column[str], of_attempt: Column[str], any_of: Collection[str]) -> Condition:
     return or_(
         exists().where(
             CASE_DOCUMENTS.c.case_id == CASES.c.id,
             LINES.c.document_id == CASE_DOCUMENTS.c.document_id,
-            of_line == value,
+            of_line.in_(any_of),
         ),
-        exists().where(ENROLLMENTS.c.id == CASES.c.enrollment_id, of_attempt == value),
+        exists().where(ENROLLMENTS.c.id == CASES.c.enrollment_id, of_attempt.in_(any_of)),
     )
 
 
@@ -434,7 +434,7 @@ class QueueReader(CaseReader, CropReader):
     ) -> list[CaseRecord]:
         key, value_of, descends = _SORTS[sort]
         order = (key, CASES.c.id)
-        query = select(CASES).where(*wanted.terms(due))
+        query = select(CASES).where(*self._terms(wanted, due))
         query = query.order_by(*(one.desc() for one in order) if descends else order)
         if last is not None:
             query = query.where(_is_below(key, value_of(last), last.id, descends))
@@ -470,9 +470,14 @@ class QueueReader(CaseReader, CropReader):
             found[row.case_id].add(row.carrier, row.outlet)
         return found
 
+    def _terms(self, wanted: CaseFilter, due: DueDates) -> Iterator[Condition]:
+        if names := wanted.to_approve_by:
+            wanted = replace(wanted, to_approve_by=(*names, *self.spellings(names)))
+        return wanted.terms(due)
+
     def count(self, wanted: CaseFilter, due: DueDates) -> dict[str, int]:
         """The number of cases of a queue by kind."""
-        query = select(CASES.c.kind, func.count().label("cases")).where(*wanted.terms(due))
+        query = select(CASES.c.kind, func.count().label("cases")).where(*self._terms(wanted, due))
         return {row.kind: int(row.cases) for row in self.rows(query.group_by(CASES.c.kind))}
 
     def count_fraud(self) -> int:

@@ -226,7 +226,7 @@ def decode(content_type: str | None, body: bytes, kind: type[T]) -> T:
         raise describe_invalid(error, kind) from None
 
 
-def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
+def decode_query(query: Mapping[str, str | list[str]], kind: type[T]) -> T:
     """A query string as this type; `Malformed`."""
     try:
         return read(query, kind, is_text=True)

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
@@ -62,7 +62,7 @@ from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext, HolderFace
 from serving.settings.sections import MAX_TIMEOUT_MS, ServeSettings
 from serving.telemetry.metrics import LIVENESS, LIVENESS_JUDGED
-from serving.wire.fields import KnownDocument, list_frames
+from serving.wire.fields import KnownDocument, QueryString, list_frames
 from serving.wire.matching import Face
 
 T = TypeVar("T")
@@ -279,10 +279,12 @@ class Request:
             person=self.caller.person,
         )
 
-    def read_query(self, kind: type[T]) -> T:
-        """The query string as this type, the last of several values of a name; `Malformed`."""
+    def read_query(self, kind: type[QueryString]) -> QueryString:
+        """The query string as this type; `Malformed`."""
         text = self.scope.get("query_string", b"").decode("latin-1")
-        return decode_query(dict(parse_qsl(text, keep_blank_values=True)), kind)
+        given = parse_qs(text, keep_blank_values=True)
+        asked = {name: of if name in kind.repeated else of[-1] for name, of in given.items()}
+        return decode_query(asked, kind)
 
     async def read(self, kind: type[T]) -> T:
         """The body as this type; see `body.decode`."""

@@ -321,8 +321,8 @@ def _names(call: Call) -> tuple[str, str]:
 def list_cases(
     call: Call,
     chosen: QueueOptions,
-    carrier: str | None = option("Only with lines of this carrier."),
-    outlet: str | None = option("Only with lines of this outlet."),
+    carrier: list[str] | None = option("Only with lines of this carrier; repeat it."),
+    outlet: list[str] | None = option("Only with lines of this outlet; repeat it."),
     sort: CaseSort = option("What comes first.", default=CaseSort.RISK),
     limit: int = option("How many to list at most.", default=100, min=1, max=MOST_CASES),
     after: str | None = option("Go on below this case.", "ID"),
@@ -333,7 +333,7 @@ def list_cases(
     their last digits.
     """
     now = utc_now()
-    wanted = chosen.read(call, carrier=carrier, outlet=outlet, id_end=chosen.id_end)
+    wanted = chosen.read(call, carriers=carrier or (), outlets=outlet or (), id_end=chosen.id_end)
     store, due = call.store, call.deployment.settings.cases
     found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
     shown = serializers.case_page(store, found, due, now)

@@ -334,8 +334,8 @@ class AsyncClient:
         state: str | None = None,
         kind: str | None = None,
         assignee: str | None = None,
-        carrier: str | None = None,
-        outlet: str | None = None,
+        carrier: str | Sequence[str] | None = None,
+        outlet: str | Sequence[str] | None = None,
         id_end: str | None = None,
         overdue: bool = False,
         to_approve: bool = False,
@@ -345,7 +345,7 @@ class AsyncClient:
     ) -> cases.CasePage:
         """A page of the queue; `assignee` may be "me"."""
         query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
-        query |= {"carrier": carrier, "outlet": outlet, "id_end": id_end, "after": after}
+        query |= {"carriers": carrier, "outlets": outlet, "id_end": id_end, "after": after}
         query |= {"overdue": overdue, "to_approve": to_approve}
         return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 

@@ -29,7 +29,7 @@ from serving.wire.fields import (
 T = TypeVar("T")
 
 ACCEPTED = 202
-Query = dict[str, str | int | None]
+Query = dict[str, str | int | Sequence[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Call(Generic[T]):
         return self.answer if status in self.answered else None
 
 
-def get(answer: type[T], *steps: str, **query: str | float | None) -> Call[T]:
+def get(answer: type[T], *steps: str, **query: str | float | Sequence[str] | None) -> Call[T]:
     """The steps of a path below `/v1`; of the query, what is None or False is left out."""
     given = {name: "true" if value is True else value for name, value in query.items()}
     asked = {name: value for name, value in given.items() if not (value is None or value is False)}
-    return Call("GET", _path(steps) + (f"?{urlencode(asked)}" if asked else ""), answer)
+    return Call("GET", _path(steps) + (f"?{urlencode(asked, doseq=True)}" if asked else ""), answer)
 
 
 def post(

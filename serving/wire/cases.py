@@ -2,7 +2,7 @@
 and what was enrolled there before."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -53,11 +53,14 @@ LineIds = Annotated[
         max_length=MAX_CLOSED_LINES,
     ),
 ]
+Codes = Annotated[tuple[Code, ...], Meta(max_length=50)]
 
 
 class CaseQuery(QueryString):
     """Which cases to list, and in which order; `alive` are open, assigned and proposed ones,
     `fraud_in_use` those decided to be fraud of which lines are in use."""
+
+    repeated: ClassVar[frozenset[str]] = frozenset({"carriers", "outlets"})
 
     limit: Limit = PAGE
     after: Annotated[
@@ -84,6 +87,8 @@ class CaseQuery(QueryString):
     ] = None
     overdue: Annotated[bool, about("only what is due and not decided")] = False
     to_approve: Annotated[bool, about("only what another person has proposed")] = False
+    carriers: Annotated[Codes, about("as `carrier`, any of several: repeat it")] = ()
+    outlets: Annotated[Codes, about("as `outlet`, any of several: repeat it")] = ()
 
 
 class AssignRequest(RequestBody):
@@ -113,10 +118,6 @@ class OutcomeRequest(RequestBody):
             "documents have lines in use and none is closed, and whoever approves says it, too"
         ),
     ] = False
-
-    def __post_init__(self) -> None:
-        if any("\0" in line for line in self.close_lines):
-            raise ValueError("close_lines holds characters that are no text")
 
 
 class CaseProposal(Proposal, AnswerBody, kw_only=True):

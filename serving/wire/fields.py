@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Self, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 import msgspec
 from msgspec import Meta, Struct
@@ -102,8 +102,9 @@ class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
+            texts = value if type(value) is tuple else (value,)
             # PostgreSQL stores none. Half of a surrogate pair passes no decoder.
-            if type(value) is str and "\0" in value:
+            if any(type(text) is str and "\0" in text for text in texts):
                 raise ValueError(f"{name} holds characters that are no text")
 
     def __repr__(self) -> str:
@@ -111,7 +112,12 @@ class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueryString(RequestBody):
-    """A query string: an unknown name is refused, or a filter would be lost by a slip."""
+    """A query string: an unknown name is refused, or a filter would be lost by a slip.
+
+    Of a name that is `repeated` every value counts, of any other the last.
+    """
+
+    repeated: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass_transform(frozen_default=True)

@@ -127,8 +127,8 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
         to_approve_by=name_assignees(wire.ME if query.to_approve else None, caller),
-        carrier=query.carrier,
-        outlet=query.outlet,
+        carriers=_any_of(query.carrier, query.carriers),
+        outlets=_any_of(query.outlet, query.outlets),
         id_end=query.id_end,
         overdue_at=now if query.overdue else None,
     )
@@ -138,6 +138,10 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, due, now)
+
+
+def _any_of(one: str | None, several: tuple[str, ...]) -> tuple[str, ...]:
+    return several if one is None else (one, *several)
 
 
 def _count(parts: Parts, caller: Principal) -> wire.CaseCounts:

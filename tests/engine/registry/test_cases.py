@@ -101,6 +101,30 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
     assert store.cases.queue(of_anna, CaseSort.NEWEST) == [cases[3]]
 
 
+def test_nobody_is_asked_to_approve_what_they_proposed_however_their_name_is_written(
+    store, commit
+) -> None:
+    proposed = {
+        by: make_case(
+            state=CaseState.PROPOSED,
+            proposal=Proposal(
+                outcome=Outcome.TWINS, close_lines=(), by=by, person=by, at=utc_now()
+            ),
+        )
+        for by in ("Anna  Lee", "\uff22o")
+    }
+    commit(*proposed.values())
+    for names, others in {
+        ("anna lee", "key:1"): ["\uff22o"],
+        ("BO",): ["Anna  Lee"],
+        ("anna",): ["Anna  Lee", "\uff22o"],
+    }.items():
+        wanted = CaseFilter(to_approve_by=names)
+        found = store.cases.queue(wanted, CaseSort.OLDEST)
+        assert [one.proposal.by for one in found] == others
+        assert sum(store.cases.count(wanted, DueDates()).values()) == len(others)
+
+
 KEYS_OF_SORTS = {
     CaseSort.NEWEST: lambda case: -case.opened_at.timestamp(),
     CaseSort.OLDEST: lambda case: case.opened_at.timestamp(),
@@ -155,8 +179,8 @@ def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
         return store.cases.queue(CaseFilter(**terms), CaseSort.NEWEST, due=due)
 
     line = enrolled.lines[0]
-    assert found(carrier=line.carrier) == found(outlet=line.outlet) == [fresh, old]
-    assert found(carrier="nobody") == found(outlet="nobody") == []
+    assert found(carriers=["nobody", line.carrier]) == found(outlets=[line.outlet]) == [fresh, old]
+    assert found(carriers=["nobody"]) == found(outlets=["nobody"]) == []
     assert found(id_end=other.id[-8:]) == [other]
     assert found(id_end=documents[1][-8:]) == [old]
     assert found(id_end=enrolled.enrollments[0].id[-8:]) == [fresh]

@@ -65,7 +65,7 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, d
     assert [one.detail for one in kept] == [{"cases": [one]} for one in seen] + [{"cases": []}]
     assert step(fresh, first, "assign", assignee="me").status_code == 200
 
-    def found(**asked: str) -> list[str]:
+    def found(**asked: str | list[str]) -> list[str]:
         page = fresh.read(fresh.ask("GET", QUEUE, key="fraud", params=asked))
         return [case["case_id"] for case in page["cases"]]
 
@@ -86,7 +86,14 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, d
     assert found(sort="oldest") == [first, second]
     assert found(sort="due") == [first, second]
     assert found(id_end=second[-8:]) == [second]
-    assert found(overdue="true") == found(carrier="nobody") == []
+    assert found(overdue="true") == found(carrier="nobody") == found(outlets=["a", "b"]) == []
+    assert found(carriers=["blue", "nobody"]) == found(outlets=["nobody", "b1"]) == found()
+    assert found(carrier="nobody", carriers="blue") == found(carrier="blue") == found()
+    assert found(carriers=["blue", "nobody"], outlet="nobody") == []
+    assert found(state=["closed", "open"]) == [second]
+    for wrong in ({"carriers": ["blue", "\0"]}, {"outlets": ["a"] * 51}, {"carriers": [""]}):
+        refused = fresh.ask("GET", QUEUE, key="fraud", params=wrong)
+        fresh.assert_refused(refused, 400, "REQUEST.MALFORMED")
     fresh.assert_refused(
         fresh.ask("GET", QUEUE, key="fraud", params={"sort": "name"}), 400, "REQUEST.MALFORMED"
     )

@@ -133,7 +133,13 @@ def test_cases_are_listed_by_state_kind_and_person(
     become("ada")
     mine = ("--state", "assigned", "--kind", "duplicate_identity", "--assignee", "me")
     assert listed(*mine) == [case_id]
-    for other in (("--state", "open"), ("--kind", "dispute"), ("--assignee", "cli:bo")):
+    assert listed(*mine, "--carrier", "red", "--carrier", "blue") == [case_id]
+    for other in (
+        ("--state", "open"),
+        ("--carrier", "red", "--carrier", "green"),
+        ("--kind", "dispute"),
+        ("--assignee", "cli:bo"),
+    ):
         assert listed(*mine, *other) == []
     end = ("--outcome", "fraud", "--keep-lines")
     assert take("propose", *end).code == 0

@@ -385,6 +385,13 @@ def approve(second: Visitor) -> None:
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
+    second.open("Cases")
+    second.page.get_by_label("State").select_option("closed")
+    whose = second.page.get_by_label("Carriers")
+    for asked, shown in (("red", 0), ("red, blue", 1)):
+        whose.fill(asked)
+        whose.press("Enter")
+        expect(second.page.locator("tr[data-case]")).to_have_count(shown)
     # What was left in use is shown to whoever looks at the queue, whatever is asked for there.
     second.open("Cases")
     second.page.get_by_role("link", name="Cases decided as fraud with numbers in use: 1").click()

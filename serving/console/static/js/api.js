@@ -79,7 +79,8 @@ function asQuery(values) {
   const given = Object.entries(values).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
-  return given.length ? `?${new URLSearchParams(given)}` : "";
+  const each = given.flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
+  return each.length ? `?${new URLSearchParams(each)}` : "";
 }
 
 const at = (steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;

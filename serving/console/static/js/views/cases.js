@@ -69,9 +69,15 @@ export async function show(page) {
   page.bindKeys(keysOf(page, list, filter));
 }
 
-/** What is asked for: the address also says "all". */
-export function asQuery(filter) {
-  return { ...filter, state: filter.state === "all" ? null : filter.state };
+/** What is asked for: the address also says "all", and names several places in one text. */
+export function asQuery({ carrier, outlet, ...filter }) {
+  const split = (codes) => (codes ?? "").split(/[,，]/).map((one) => one.trim()).filter(Boolean);
+  return {
+    ...filter,
+    state: filter.state === "all" ? null : filter.state,
+    carriers: split(carrier),
+    outlets: split(outlet),
+  };
 }
 
 /** Who has asked for small faces in this tab: each look is audited in their name, so no address
@@ -94,8 +100,8 @@ function filters(filter, change, faults) {
     choice("cases.sort", "sort", CASE_SORTS, (one) => say(`sort.${one}`)),
     choice("case.state", "state", ["alive", ...STATES, FRAUD_IN_USE, "all"], sayState),
     kindChoice(fields),
-    text("case.carrier", "carrier"),
-    text("case.outlet", "outlet"),
+    text("cases.carriers", "carrier", { maxlength: 1000 }),
+    text("cases.outlets", "outlet", { maxlength: 1000 }),
     narrowings(fields),
     fields.tick("cases.toapprove", "to_approve", "true"),
     checkField(say("cases.faces"), { checked: isLooking(), onchange: look }),
