@@ -41,6 +41,7 @@ from bench.core.reports import (
 )
 from engine.errors import RequestError, advise_extra
 from engine.formatting import duration
+from schema import frozen
 from serving.cli.output import JsonFlag, RootGroup, escape, exit_negative, print_json, print_line
 from serving.cluster.processes import end_with_starter
 from serving.settings.settings import benchmark_environment
@@ -63,7 +64,7 @@ HELP = {
 _KINDS = (bool, int, int | None, float, str, str | None, Path, Path | None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MicroConfig:
     """What the suites under pytest take."""
 
@@ -71,7 +72,7 @@ class MicroConfig:
     dim: int = 128
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suite:
     """A suite. `module` has `run`, which takes a configuration, and `QUICK` of that; without one it
     is bench/micro/test_NAME.py. `quick` are the options of a quick run of all suites."""

@@ -12,7 +12,7 @@ groups finds a face by its group, and would seem to miss a fifth of what it miss
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
 from indexes.base import Floats, Ints
+from schema import frozen
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
@@ -227,7 +228,7 @@ ASTRONAUT_FACE = (slice(0, 250), slice(100, 350))
 LARGEST_SHIFT_PX = 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PhotographPairs:
     """Files, two and two; `source` says what they show."""
 

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
@@ -29,6 +29,7 @@ from typing import Any
 
 from engine.errors import SosieError
 from engine.registry.accounts import Carrier
+from schema import frozen
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.settings import make_settings
 
@@ -67,7 +68,7 @@ def start_server(place: Path | None) -> Iterator[Any]:
         guard.communicate(b"done\n")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Takeover:
     """What the drill has measured. `stopped_s` is from the primary's end to the next answer."""
 

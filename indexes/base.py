@@ -15,7 +15,7 @@ import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from operator import add
 from typing import Any, TypeGuard, TypeVar
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from schema import frozen
 
 Array = TypeVar("Array", bound=NDArray[Any])
 
@@ -91,7 +92,7 @@ Ids = Ints
 Positions = Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Hits:
     """Answers to a batch of q queries, concatenated.
 
@@ -118,7 +119,7 @@ class Hits:
         return self.ids[rows], self.scores[rows]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Certificate:
     """Proof that an answer computed from byte codes misses nothing.
 
@@ -135,14 +136,14 @@ class Certificate:
     bounds: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class CertifiedHits(Hits):
     """Hits with their certificate."""
 
     certificate: Certificate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryAccount:
     """Bytes of memory by part, for a number of references.
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Condition, Event, Lock
 from typing import TypeVar
@@ -28,6 +28,7 @@ from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import Head, View
+from schema import frozen
 
 Value = TypeVar("Value")
 
@@ -80,7 +81,7 @@ class SharedLock:
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Found:
     """An answer, with the last change that it has seen and the number of references then.
 
@@ -92,7 +93,7 @@ class Found:
     searched: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Pinned:
     """All references of a gallery at one moment as sealed segments, for long reads.
 
@@ -108,7 +109,7 @@ class Pinned:
     removed_since: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """A gallery's watermark and its references now; `coming` is the sequence of a change that is
     being made, which may wait for a search or for a silent shard, else None."""
@@ -118,7 +119,7 @@ class Standing:
     coming: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Change:
     """The ids that were added, or removed, under a sequence."""
 
@@ -127,7 +128,7 @@ class _Change:
     is_removal: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _State:
     """The state that readers read; replaced by one store, so that they see all of a change or none.
 
@@ -180,7 +181,7 @@ class _State:
         return len(later) <= RECENT_CHANGES and sum(len(one.ids) for one in later) <= RECENT_IDS
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Removal:
     """References removed, whose rows wait for the searches that began before; `removals` is the
     count of the state without them."""

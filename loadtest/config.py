@@ -18,6 +18,7 @@ from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Keys, ServiceAddress, read_keys, read_target
 from loadtest.participants import LoadParticipants, ParticipantCounts
 from loadtest.schedule import DEFAULT_MIX, ArrivalProcess, LoadPhase, Mix, Traffic, read_mix
+from schema import frozen
 from serving.cli.inputs import option, require_place
 
 GROWTH = 1.5
@@ -140,7 +141,7 @@ class Shape(StrEnum):
     SOAK = "soak"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LoadProfile:
     """Rate over time, in arrivals a second: a spike has `peak` for `peak_s` in its middle; a knee
     goes from `rate` to `most_rate`, in steps of `seconds`."""
@@ -215,7 +216,7 @@ MOST_RACERS, LEAST_RACERS = 24, 2
 OUTSIDERS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LoadTestOptions:
     """A test as its options ask for it, `given`, with what is read from them. Without a `target` it
     is a local service."""
@@ -229,7 +230,7 @@ class LoadTestOptions:
     keys: Keys | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadStep:
     """One run at one rate, and its verdict; a warm-up is judged, but not for its rate."""
 
@@ -241,7 +242,7 @@ class LoadStep:
     is_warm: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LoadTestResult:
     """The result of a load test: a knee has many steps, every other shape one."""
 
@@ -309,7 +310,7 @@ _share = _number("share from 0 and below 1", lambda value: 0 <= value < 1)
 _fraction = _number("share above 0 and below 1", lambda value: 0 < value < 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LoadOptions:
     """The options of the command; of numbers that are not given the shape has its own."""
 

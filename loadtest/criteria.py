@@ -3,7 +3,7 @@ latency."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ from loadtest.participants import (
 )
 from loadtest.schedule import PAIRED, PLANTED, REPEATED, Kind, LoadPhase, Outcome, Traffic
 from loadtest.service_calls import APPROVED, MISMATCH
+from schema import frozen
 
 ONE_NEW = "exactly one of both approved, the other stopped as a duplicate"
 SAME_ANSWER = "the stored answer of the first"
@@ -39,7 +40,7 @@ class Correctness(StrEnum):
     """Refused, failed or too late: nothing was decided, which counts as an error."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JudgedVisit:
     """An outcome, how it compares with the plan, and what was expected."""
 
@@ -217,7 +218,7 @@ def _score(
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadRun:
     """A run that is over.
 
@@ -295,7 +296,7 @@ MOST_BY_CHANCE = 4
 """Visits that may be under way at the end, beyond those at the start, by chance."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Objective:
     """A run's objective; `kept_up` is the share of due visits that must be answered in time."""
 
@@ -306,7 +307,7 @@ class Objective:
     """Largest ratio of the last quarter's p99 to the first quarter's, of a soak; 0: no limit."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Criterion:
     """One criterion of a run, with what was measured."""
 
@@ -316,7 +317,7 @@ class Criterion:
     objective: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunVerdict:
     """The criteria of a run; `warnings` do not fail it."""
 

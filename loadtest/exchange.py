@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
 from loadtest.errors import LoadTestRefused
+from schema import frozen
 from serving.cli.inputs import read_json
 from serving.client import CallFailed, Client, MatchItem, MatchResult, Template
 from serving.wire.enrollments import Thresholds
@@ -31,7 +32,7 @@ from serving.wire.enrollments import Thresholds
 PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceAddress:
     """Address of a service."""
 
@@ -88,7 +89,7 @@ FORCED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keys:
     """API keys: `enroll` of role outlet or carrier, `fraud` of role fraud, `erase` (to clean up) of
     role carrier or operator."""
@@ -142,7 +143,7 @@ GRACE_S = 0.5
 BLOCK_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """An answer, or why there is none; `value` is None if the body is not a document of ours."""
 

@@ -16,7 +16,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, count, permutations
 from pathlib import Path
@@ -33,6 +33,7 @@ from engine.accuracy.photographs import (
 )
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import ModelClient, ReportProgress
+from schema import frozen
 from schema.documents import PASSPORT, write_zone
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import Document
@@ -44,7 +45,7 @@ TAG_LENGTH, SERIAL_LENGTH = 4, 5
 NUMBERS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpecimenNumbers:
     """The documents and phone numbers of one run; runs with other tags have others.
 
@@ -77,7 +78,7 @@ def make_numbers(year: int) -> SpecimenNumbers:
     return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), year)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PhotographTemplate:
     """A photograph, and the template that the service issued for it to the fraud key."""
 
@@ -85,7 +86,7 @@ class PhotographTemplate:
     template: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PhotographPair:
     """Two photographs of one person for an enrollment; `score` is their cosine, `places` where they
     stand among the person's samples."""
@@ -104,7 +105,7 @@ class PhotographPair:
         return PhotographPair(self.portrait, self.live, self.score, self.places[::-1])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Person:
     """A person whose samples at `places` match; `cosines` float64[n, n] of all that are usable."""
 
@@ -123,7 +124,7 @@ class Person:
         return PhotographPair(self.samples[one], self.samples[two], score, (one, two))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A person who can become a holder, with a `second` pair that matches; `fused_score`, a cosine
     of both pairs' means, is the score of a search; `probe` is a photograph that finds them."""
@@ -134,7 +135,7 @@ class Candidate:
     probe: PhotographTemplate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holder(Candidate):
     """A person whom the preparation has enrolled with the first pair; `tokens` are its templates,
     issued to the tenant that enrolls."""
@@ -144,7 +145,7 @@ class Holder(Candidate):
     tokens: tuple[bytes, bytes] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImpostorPair:
     """Two holders who do not match: the impostor presents the holder's document."""
 
@@ -152,7 +153,7 @@ class ImpostorPair:
     impostor: Holder
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadParticipants:
     """Everybody in the load test: newcomers and racers are unknown to the gallery and enroll once,
     outsiders never enroll."""
@@ -195,7 +196,7 @@ Photographs = tuple[bytes, ...]
 """Of one person, two or more, as encoded files."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FaceDataset:
     """Different people in a seeded order, those with most photographs first."""
 
@@ -261,7 +262,7 @@ RESERVE = 1.25
 """People read for each one wanted: some photographs are unusable, and some pairs do not match."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ParticipantCounts:
     """The number of people wanted of each kind; of newcomers fewer will do."""
 

@@ -5,7 +5,7 @@ The same seed and the same participants give the same plan.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from itertools import count, cycle
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from loadtest.service_calls import (
     query,
     search,
 )
+from schema import frozen
 from serving.wire.fields import Document
 
 
@@ -145,7 +146,7 @@ class ArrivalProcess(StrEnum):
     POISSON = "poisson"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadPhase:
     """A part of a run at one rate (arrivals a second); in one that is not judged requests may be
     late or refused, and must still be decided rightly."""
@@ -179,7 +180,7 @@ def draw_arrivals(
     return arrivals
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Visit:
     """One planned request, with its plan number, that of the visit that it repeats or races with,
     and that of the `person` whose face it shows; `has_repeat`: a later one uses its key."""
@@ -196,7 +197,7 @@ class Visit:
     has_repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """The outcome of a visit, in seconds from the start of its run; latency counts from when it was
     due, so that a slow service cannot hide behind a load that waits for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from loadtest.exchange import (
     refusing,
 )
 from loadtest.participants import MARGIN, PhotographPair
+from schema import frozen
 from serving.client import Activation, CallFailed, Client
 from serving.wire.enrollments import Thresholds
 from serving.wire.fields import Document, KnownDocument, RequestBody, encode_msgpack
@@ -40,7 +41,7 @@ UNSENT = datetime.fromtimestamp(0, UTC)
 """When photographs of a planned enrollment were taken: `Access` says when it is sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One request; with `needs_fraud` it takes the fraud key, else the enroll key. Of an enrollment
     `pair` are the photographs that its body shows."""
@@ -91,7 +92,7 @@ def search(photograph: bytes) -> Call:
     return Call(SEARCHES, IdentificationRequest(Face(image=photograph)), needs_fraud=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Access:
     """The connections of the load with its API keys, and clients for all else: `erase` is of a key
     that may erase, if there is one; `outlet` is None for an outlet's own key."""
@@ -170,7 +171,7 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """The kept part of a reply: no name, no phone number, no face."""
 
@@ -255,7 +256,7 @@ def _read(status: int, value: Any) -> Answer:
     return Answer(status, found=found)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExpectedAnswer:
     """The answer that one visit must get: in words, and whether a good answer fits."""
 

@@ -44,6 +44,7 @@ from loadtest.participants import (
     select_people,
 )
 from loadtest.service_calls import APPROVED, Access, Answer, enroll, open_access, read_version
+from schema import frozen
 from serving.client import Activation, ApiError, CallFailed, ErasureCertificate, Options
 from serving.client.transport import Erased
 from serving.wire.oversight import Version
@@ -279,7 +280,7 @@ def _ask(ask: Ask[T], about: str, end: float) -> tuple[T | None, bool]:
         return None, isinstance(failure, ApiError) and failure.status == NOT_FOUND
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadSession:
     """A service with the people of a load test in it; `about` is its version and model."""
 

@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
+from schema import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Actor:
     """The taker of a step: `name` as the audit chain has it, and the person behind it, whom the
     history names.
@@ -95,7 +97,7 @@ class Role(StrEnum):
     METRICS = "metrics"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """Who compares faces, as the audit names it; `outlet` where it acts for one alone, `carrier`
     where it is a tenant's."""

@@ -1,12 +1,14 @@
 """Parts of a case: kinds, origins, outcomes, history and proposal."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self, cast
 
 from msgspec import Meta, Struct
+
+from schema import frozen
 
 
 class CaseOrigin(StrEnum):
@@ -173,7 +175,7 @@ class NoteKind(StrEnum):
     """Names and numbers of documents were shown in full; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DueDates:
     """When cases are due: `due_days` after they were opened, by kind, else `DUE_DAYS`; 0: never."""
 
@@ -200,7 +202,7 @@ class DueDates:
         return None if span is None else opened_at + span
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CaseNote:
     """Entry of a case's history; `text` is sealed in the registry."""
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from schema import frozen
 from schema.people import ProofWay
 from schema.phases import CropScope
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse, PhotographKind
@@ -31,7 +32,7 @@ def days(default: int, description: str, most: int = 36_500) -> int:
     return option(default, description, ge=0, le=most)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QualityLimits:
     """Limits beyond which a photograph is refused, of the measures in `engine.faces.quality`.
 
@@ -62,7 +63,7 @@ class QualityLimits:
     min_eye_light: float = option(0.4, "light at the eyes, of the cheeks'; else FACE_COVERED", ge=0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChipLimits(QualityLimits):
     """The same of a photograph from a document's chip, which is stored small."""
 
@@ -80,7 +81,7 @@ QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """Bounds on what is found out of holders, and on comparisons that fail; 0 is no bound.
 
@@ -114,7 +115,7 @@ ProofBrings = Literal["approved", "review"]
 KeepFaces = Literal["all", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CarrierPeople:
     """Rules of one carrier, where they differ."""
 
@@ -131,7 +132,7 @@ class CarrierPeople:
     replacement_delay_h: int | None = option(None, ge=0, le=8_784)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllBut:
     """All carriers but these."""
 
@@ -247,7 +248,7 @@ class PeopleRules:
 NO_RULES = PeopleRules()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineLimits:
     """Most lines of a person over all carriers; 0 for any number."""
 
@@ -263,7 +264,7 @@ class LineLimits:
     """Of what these carriers open."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LivenessRules:
     """Demands on the evidence of liveness of a carrier's requests; None: those on all carriers'."""
 
@@ -276,7 +277,7 @@ class LivenessRules:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Retention:
     """Days until data that is no longer needed is deleted; 0 keeps it.
 
@@ -335,7 +336,7 @@ class Retention:
         return time.fromisoformat(self.daily_at) if self.daily_at else None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CropPolicy:
     """Which crops are kept, and for how long: `days` after the photograph passed through, or after
     a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""

@@ -1,13 +1,13 @@
 """Decisions, their reasons, kinds of photographs: what answers, records and metrics may say."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 import msgspec
 
+from schema import frozen
 from schema.cases import CaseKind
 
 
@@ -58,7 +58,7 @@ class Told(Enum):
     """The same, and of a holder with whose face none was compared to nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """Facts of a reason. With one that `shows_nobody` no face was shown to be the document's.
 

@@ -1,13 +1,14 @@
 """The types of sweeps: request, record, progress, groups."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from schema import frozen
 from schema.decisions import Interval
 
 
@@ -39,7 +40,7 @@ class GroupKind(StrEnum):
     """Many lines that changed face."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepTerms:
     """Threshold (a cosine) and scope of a sweep, and the model of the references compared; None in
     sweeps before that was recorded.
@@ -54,7 +55,7 @@ class SweepTerms:
     budget: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepProgress:
     """Progress of a sweep; `remaining_s` is None until it can be estimated."""
 
@@ -69,7 +70,7 @@ class SweepProgress:
         return self.comparisons / self.comparisons_total if self.comparisons_total else 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepRecord:
     """A sweep in the registry. `sequence` is the gallery state that it covers, None before it
     began; `summary` has its counts, None before it is done."""
@@ -110,7 +111,7 @@ class EstimatedThreshold(Struct, frozen=True, kw_only=True):
     is_within_budget: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """One document in a group, with its lines, oldest first, and its open disputes."""
 
@@ -120,7 +121,7 @@ class Identity:
     disputes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """Two documents whose faces score at or above the threshold."""
 
@@ -129,7 +130,7 @@ class Link:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RiskTerm:
     """One stated reason of a rank: what was counted, and the points that it brings.
 
@@ -141,7 +142,7 @@ class RiskTerm:
     points: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Group:
     """Identities that seem to be one person, or one document used by many.
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -30,6 +30,7 @@ from engine.registry.store import Reader
 from engine.registry.sweeps import JudgedPair
 from engine.sweeps.report.page import PageTemplates
 from engine.sweeps.report.views import embed_picture
+from schema import frozen
 from schema.cases import CaseNote, NoteKind
 from schema.decisions import Comparison, Interval
 from schema.lines import LineStatus
@@ -52,7 +53,7 @@ _MARGIN_S = 60
 """Entries of the chain may be dated a little before the rows that they speak of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReportTerms:
     """Content of a report: faces that are kept, names and numbers in full; of several carriers what
     one may see, where `carrier` is given."""
@@ -62,7 +63,7 @@ class ReportTerms:
     carrier: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ShownDocument:
     """A document as the page lists it; `name` and `number` as far as the terms allow."""
 
@@ -76,7 +77,7 @@ class ShownDocument:
     attempts: Sequence[AttemptRecord]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Side:
     """One of two who are compared; `source` is a `data:` URI, None where no face is shown."""
 
@@ -86,7 +87,7 @@ class Side:
     source: str | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pair:
     """Two who were compared, and what their score means in words."""
 
@@ -95,7 +96,7 @@ class Pair:
     meaning: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class ReportContent:
     """All that a page shows; `entries` of the audit chain are read last, so that they have the one
     about the report itself."""

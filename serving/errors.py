@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import EnumType, IntEnum
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import (
 
 from engine import errors
 from indexes.errors import IndexFault, ShardLost, SnapshotDamaged, VectorInvalid
+from schema import frozen
 
 if TYPE_CHECKING:
     from serving.wire.fields import Invalid
@@ -207,7 +208,7 @@ class ExitCode(IntEnum):
     INTERNAL = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fault:
     """An error as the API and the command line show it; the message is one line."""
 

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
@@ -42,6 +41,7 @@ from engine.matching.samples import Sample, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import Role
 from schema.reasons import PhotographKind
 from serving.deployment.deployment import Deployment
@@ -64,7 +64,7 @@ Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in total."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ImportOrder:
     """What to import, and how. `images`: where relative paths begin (None: the file's folder).
     `model_digest`: the model of a column of vectors, this deployment's or that before its

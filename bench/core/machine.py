@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engine.errors import RequestError
 from indexes.exact.scanner import open_graph
 from indexes.runtime import import_runtime
+from schema import frozen
 from serving.measure import read_cpu, stamp_machine
 
 TELLING_FLAGS = ("fma", "avx2", "avx512", "avx_vnni", "amx")
@@ -49,7 +50,7 @@ _PRODUCT_DIM, _PRODUCT_S = 128, 0.15
 _PYTHON_STEPS = 500_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Machine:
     """`load_at_start` is the mean number of running processes over the last minute.
 
@@ -175,7 +176,7 @@ def _find_warnings(load: float, cores: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tile:
     """Sizes of one bare product, its queries a constant that ONNX Runtime packs once: no other form
     of that of bytes was faster."""

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from bench.core.machine import MEMORY, Machine, filesystem_of
 from engine.errors import RequestError
+from schema import frozen
 
 Setup = dict[str, str | int | float | bool]
 """Under which conditions a figure was measured."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Figure:
     """One measured number, or why there is none.
 
@@ -58,7 +59,7 @@ class Figure:
         return cls(name, unit, skipped=reason)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """Figures of one run under the same conditions; `setup` holds data, sizes, seed and threads."""
 
@@ -72,7 +73,7 @@ class Result:
         return next(fits, None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """A promised goal, as it is on this machine, and the figure measured for it; `holds` is None
     where `skipped` says why."""
@@ -84,7 +85,7 @@ class Check:
     skipped: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     """One run of a suite on one machine."""
 
@@ -239,7 +240,7 @@ REFERENCE = {"int8_gops": 840.0, "float_gflops": 220.0, "read_gb_per_s": 30.0, "
 """Speeds of the kernels of `Machine` that goals in seconds and rates are stated for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Goal:
     """A figure that the project promises, and the suite that measures it.
 
@@ -310,7 +311,7 @@ def _is_smaller(name: str, given: Any, usual: Any) -> bool:
     return is_size and (usual is None or given < usual)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Skipped:
     """Why a figure cannot be measured here."""
 

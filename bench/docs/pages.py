@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, Threshol
 from engine.models.catalog import builtin_card
 from engine.plots import open_panels, save_figure
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
+from schema import frozen
 from schema.decisions import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings, node_environment
@@ -281,7 +282,7 @@ Run = Callable[[list[str]], str]
 """What `sosie` prints, given these words."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chapter:
     """What docs/performance.md shows of a report: results by patterns of names."""
 
@@ -292,7 +293,7 @@ class Chapter:
     results: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PageSection:
     """A chapter with its report and the results that it shows."""
 

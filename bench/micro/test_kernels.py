@@ -5,7 +5,6 @@ threshold, with the same scores."""
 
 import os
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,6 +15,7 @@ from bench.core.reports import Measured
 from bench.datasets import Answer, Faces, Vectors, default_thresholds, find_reaching
 from bench.suites.baselines import build_segment, compare_hits, mix, search_segment
 from indexes.exact.scanner import Scanner, available_kernels
+from schema import frozen
 
 NUMPY = "numpy float32"
 WHO = (NUMPY, *(f"kernel {one}" for one in available_kernels()))
@@ -24,7 +24,7 @@ ONE_THREAD = "OPENBLAS_NUM_THREADS"
 _PLAIN_PAIRS = 1 << 22  # the plain loop is slow: beyond it says nothing new
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class KernelCase:
     """Rows and probes, and the answers that reach the threshold."""
 

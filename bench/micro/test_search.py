@@ -1,7 +1,7 @@
 """One against all, as fast as the machine allows and exactly right, beside FAISS and others."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -39,6 +39,7 @@ from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from schema import frozen
 
 READING, LIMIT = "reading the codes", "The memory's limit"
 INVERTED = (f"{kind}, nprobe {one}" for kind in (IVF, RABITQ) for one in NPROBES)
@@ -52,7 +53,7 @@ QUICK = {"references": 20_000, "batch": 64, "probes": 100, "near": 200}
 QUICK |= {"one": 9, "many": 3}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SearchConfig:
     """`probes` mated and as many others for exactness, `near` mates a band for recall; rounds of
     one query and of batches."""
@@ -78,7 +79,7 @@ def configure(config: pytest.Config) -> SearchConfig:
 Ask = Callable[[Vectors], Hits]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SearchCase:
     """Everybody who is compared, what is asked, and under which conditions."""
 

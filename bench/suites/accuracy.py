@@ -9,7 +9,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +35,7 @@ from engine.errors import RequestError
 from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extracted, Extraction, Extractor, open_extractor
 from indexes.base import Floats
+from schema import frozen
 from schema.reasons import SECOND_FACE, PhotographKind, Reason
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
@@ -77,7 +77,7 @@ CAUSES = {
 """The reason that is to be told of a degradation."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Level:
     """One level of one degradation; `name` says how strong it is."""
 
@@ -531,7 +531,7 @@ QUICK = {"people": 100}
 CHECKED_FMR = 1e-4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AccuracyConfig:
     """`people`: only the first so many folders."""
 

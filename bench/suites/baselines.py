@@ -19,6 +19,7 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import SealedView, SegmentSearch
+from schema import frozen
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 K = 10
@@ -31,7 +32,7 @@ Best = Callable[[Vectors, int], Ints]
 """Queries and k to the rows of the k best: int64[q, k], best first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Searcher:
     """An index with all vectors in it, under their rows as ids."""
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from bench.peers import worker
 from engine.errors import RequestError
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.rewriting import rewrite
+from schema import frozen
 
 SILENCE_TIMEOUT_S = 600.0
 """A worker that says nothing for so long is ended."""
@@ -33,7 +34,7 @@ SOSIE, DEEPFACE = "Sosie, cpu", "deepface"
 STARTS = {"help_seconds": "sosie --help", "verify_seconds": "sosie verify A B"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ExtractConfig:
     """`pairs` of photographs a round. `deepface_python`: an interpreter that has deepface."""
 

@@ -24,6 +24,7 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
 from indexes.upkeep import Upkeep
+from schema import frozen
 
 BATCH, PAUSE_S = 32, 0.005
 """References of one add, and how long those who change something wait before they go on."""
@@ -47,7 +48,7 @@ _FAR_ID = 1 << 40
 _UPKEEP_EVERY = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GallerySuiteConfig:
     """`singles` are added one by one to the full gallery, all references before in batches.
 

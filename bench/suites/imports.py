@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from engine.accuracy.dataset import LabelledFolder
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.onnx_sessions import SessionOptions
+from schema import frozen
 
 COLUMNS = (
     "document_type",
@@ -35,7 +35,7 @@ WARM_UP = 64
 """Photographs before the clocks run: the graphs are rewritten then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ImportConfig:
     """`people` of the folder, all of them if None."""
 

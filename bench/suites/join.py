@@ -1,6 +1,5 @@
 """Suite `join`: all against all, beside the bare product that is the machine's ceiling."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import faiss
@@ -13,6 +12,7 @@ from bench.suites.baselines import SCORE_TOLERANCE, build_segment
 from indexes.base import Floats, Ints
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join
+from schema import frozen
 
 QUICK = {"references": 20_000, "compared": 5_000, "rounds": 2, "product_s": 0.05}
 OURS, FLAT = "one segment", "FAISS Flat, range search"
@@ -25,7 +25,7 @@ _FLAT_COMPARISONS = 2_500_000_000
 """FAISS searches for a part of the references, of about so many comparisons: all take minutes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class JoinConfig:
     """`compared` references are held against brute force."""
 

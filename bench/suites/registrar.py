@@ -1,7 +1,6 @@
 """Suite `registrar`: decisions a second on a full gallery, durable, and every one of them right."""
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from bench.suites.workload import VisitedHome, make_settings
 from engine.errors import RequestError
 from engine.matching.registrar import Registrar, RegistrarConfig
 from indexes.upkeep import Upkeep
+from schema import frozen
 from serving.deployment.deployment import Deployment
 
 BATCH = 32
@@ -21,7 +21,7 @@ ALONE, TOGETHER = "one a transaction", f"batches of {BATCH}"
 QUICK = {"references": 5_000, "decisions": 640, "single_decisions": 32, "rounds": 3}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RegistrarSuiteConfig:
     """`decisions` in full batches, `single_decisions` one a transaction, shared out among
     `rounds` and one that warms up before them. The database

@@ -29,6 +29,7 @@ from indexes.gallery import Gallery
 from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
+from schema import frozen
 from serving.cluster.environment import USUAL
 from serving.cluster.shards import RayShard, Timing, shard_opener
 from serving.deployment.deployment import Deployment
@@ -42,7 +43,7 @@ _PAUSE_S = 0.05
 """Of four of these searches go on before a shard is killed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ShardsConfig:
     """`probes`: searched over the shards and in one process, in batches of 256; `visitors` are
     decided one after another as long as something is to be waited for."""

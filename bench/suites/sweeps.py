@@ -1,7 +1,6 @@
 """Suite `sweep`: rings hidden in a million references, found, grouped, and told from chains."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count, islice, pairwise
@@ -25,6 +24,7 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import Records
 from indexes.joining.join import join_gallery
+from schema import frozen
 from schema.lines import LineStatus
 from schema.sweeps import Group, Identity, LineFact
 
@@ -42,7 +42,7 @@ _PEOPLE_OF_RINGS, _PEOPLE_OF_TRAPS, _NEWCOMERS = 3, 4, 5
 """Added to the seed: people who are not in the gallery otherwise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepConfig:
     """`threshold`: above the highest score that two strangers of LFW have, 0.54, and high enough
     for a trap, whose strangers score up to 0.5.
@@ -61,7 +61,7 @@ class SweepConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Planted:
     """`vectors` float32[n, DIM], unit rows; `people` int64[n], the same for one person alone.
 

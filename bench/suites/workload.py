@@ -24,6 +24,7 @@ from engine.registry.accounts import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.base import Floats, Hits, Ints
+from schema import frozen
 from schema.decisions import Comparison
 from schema.documents import Document
 from schema.reasons import Decision, Reason
@@ -49,7 +50,7 @@ class VisitKind(StrEnum):
 MIX = {VisitKind.NEWCOMER: 0.90, VisitKind.RETURNING: 0.05, VisitKind.DUPLICATE: 0.05}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Visits:
     """Visitors in order of arrival; `people` are rows of the references, -1 for newcomers.
 
@@ -65,7 +66,7 @@ class Visits:
         return len(self.kinds)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expected:
     """The one right answer, by brute force over float32 scores and a second copy of the table of
     decisions; `adds_reference` where it leaves a new one behind."""

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -62,6 +61,7 @@ from indexes.exact.kernels import (
     turn,
     turning_bound,
 )
+from schema import frozen
 
 HALF_STEP, HALF_ZERO = 10, 75
 """A half h stands for HALF_STEP * h - HALF_ZERO: 0 to 15 are -75 to 75, 2.7 standard deviations."""
@@ -350,7 +350,7 @@ def _encode_queries(rows: Vectors, codes: NDArray[np.int8], measures: Doubles) -
         measures[:, row] = step, math.sqrt(lost) * _SLACK, math.sqrt(own) * step * _SLACK
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class CodedQueries:
     """Queries as signed bytes: `codes` int8[q, dim padded], each with its own scale.
 

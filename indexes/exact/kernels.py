@@ -22,7 +22,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +39,7 @@ from indexes.base import (
     rounding_bound,
 )
 from indexes.exact.intrinsics import compiled
+from schema import frozen
 
 # So many components are beyond the limit of the codes: those of a row in a thousand.
 _CLIPPED = 1e-5
@@ -61,7 +61,7 @@ class Grid(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Axes:
     """Orthonormal `columns` float64[dim, dim]; `prefix`, how many come first; the codes' limit."""
 

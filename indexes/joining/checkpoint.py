@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from indexes.atomic_files import flush, replacing
 from indexes.base import Ids
 from indexes.errors import CheckpointInvalid
+from schema import frozen
 
 _RESULTS, _SUBJECT, _STATE = "results.bin", "subject.bin", "state.json"
 _FRAME_BYTES = 8
@@ -25,7 +26,7 @@ _BYTES_AT_ONCE = 1 << 22
 _DAMAGED = "the checkpoint is damaged; remove its folder and start again"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _State:
     fingerprint: str
     subject_crc32: int
@@ -215,7 +216,7 @@ _NO_SIDE = -1
 """In place of the number of known references: an earlier version wrote them by themselves."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class JoinCoverage:
     """The references at the begin of a join: `ids` int64[n] ascending, and `digests` uint64[n] of
     each; `sequence` is the watermark of their gallery."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic
@@ -17,9 +16,10 @@ from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, TILE_ROWS, Records
 from indexes.joining.checkpoint import Checkpoint, JoinCoverage
 from indexes.joining.tiling import Pairs, References, Tiling, no_check
+from schema import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """Progress of a join: `comparisons` of `comparisons_total` pairs of references are decided, by
     which the remaining time is estimated, for tiles differ."""
@@ -31,7 +31,7 @@ class Progress:
     pairs: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class JoinedGallery:
     """The pairs among `ids` (int64[n], ascending) of a gallery, as of the change `sequence`."""
 

@@ -15,9 +15,10 @@ from indexes.exact.codes import Codes, code_limit, encode, rounded_up
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.segmented.view import HeadView, Part, SealedView
+from schema import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SegmentsConfig:
     """When heads are sealed and segments rewritten.
 
@@ -56,7 +57,7 @@ class SegmentsConfig:
             raise SegmentsInvalid(f"rows is {self.rows!r}; give float32 or float16")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SegmentState:
     """Rows alive and removed, and since when, in seconds of the caller's clock."""
 
@@ -306,7 +307,7 @@ def narrowed(vectors: Vectors) -> Vectors:
         return overwrite_when_freed(halves.astype(np.float32))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Batch:
     """Checked references to add, whose ids may still be taken; many are in `segments` already."""
 

@@ -4,7 +4,6 @@ segments, and views of the heads, whose rows are only appended."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.exact8 import Counts, Exact8Segment, ScannedPairs
 from indexes.exact.scanner import Scanner
+from schema import frozen
 
 
 class Head:
@@ -91,7 +91,7 @@ class Head:
         return wipe
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class HeadView:
     """A head at one moment: `ids` int64[n], `rows` float32[n, dim], `alive` bool[n], `count` alive.
 
@@ -181,7 +181,7 @@ class HeadView:
         return query_of[kept], self.stored_ids[row_of[kept]], scores[kept]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SealedView:
     """A sealed segment at one moment: `alive` bool[n padded] never changes, `count` are alive.
 
@@ -244,7 +244,7 @@ class SealedView:
 Part = HeadView | SealedView
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class View:
     """A segmented index at one moment, by any number of threads, whatever is changed meanwhile.
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from indexes.joining.tiling import Pairs, no_check, sort_records
 from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement
+from schema import frozen
 
 BLOCK_BYTES = 16 << 20
 """Vectors in one message at most."""
@@ -39,7 +39,7 @@ _ANY_ID = 0
 """No id is lower."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ShardTile:
     """A block of one shard's rows, to be compared in another shard or the same."""
 

@@ -3,13 +3,12 @@ good, that on some shard."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from indexes.base import Flags, Ids, Ints
 from indexes.errors import SearchInvalid
 from indexes.segmented.merging import SegmentsConfig
+from schema import frozen
 
 VIRTUAL_SHARDS = 4096
 """So many that at 100 million references the last step of a move takes a tenth of a second."""
@@ -30,7 +29,7 @@ def virtual_shards_of(ids: Ids, count: int) -> Ints:
     return (mixed % np.uint64(count)).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Placement:
     """The shard of each virtual shard, or `NOWHERE`: int64[virtual shards]."""
 
@@ -85,7 +84,7 @@ class Placement:
         return Placement(owners)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardPlan:
     """The index that every shard opens, empty.
 
@@ -111,7 +110,7 @@ class ShardPlan:
             raise SearchInvalid(f"threads is {self.threads}; give at least 1")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardMark:
     """Up to where a shard has every change of its virtual shards: a sequence of the store, and what
     identifies the store's history at that change. `owned` names them, see `Placement.owned`."""
@@ -121,7 +120,7 @@ class ShardMark:
     owned: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardState:
     """`mark` is None for a shard that is new, was cleared, or has a part of a change only.
 

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedReader
 from itertools import cycle
 from pathlib import Path
@@ -45,6 +44,7 @@ from indexes.snapshots.manifest import (
     state_file,
     unseal_file,
 )
+from schema import frozen
 
 ALIGNMENT_BYTES = 64
 # A multiple of the cipher's blocks; small enough to stay in the cache between cipher and digest.
@@ -339,7 +339,7 @@ def _require_layout(entry: SegmentEntry, dim: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Tombstones:
     """Which rows of a segment are alive, bool[n], and when the first of the others was removed, in
     seconds since 1970, 0 if none was."""
@@ -348,7 +348,7 @@ class Tombstones:
     removed_at: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class LooseState:
     """References in no segment, int64[h] and float32[h, dim], and each segment's tombstones."""
 

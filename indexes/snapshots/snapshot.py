@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,7 @@ from indexes.snapshots.manifest import (
     SnapshotManifest,
     segment_file,
 )
+from schema import frozen
 
 MANIFEST = "manifest"
 MANIFEST_BESIDE = "manifest.new"
@@ -120,7 +121,7 @@ def _no_mark(_sequence: int) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opening:
     """Options for opening a gallery; `mapped`: segments' vectors stay in files (`MappedRows`)."""
 
@@ -281,7 +282,7 @@ def sweep(folder: Path) -> None:
     remove_all_but(folder, kept)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Frame:
     """A gallery at one moment: its segments, and the references in no segment."""
 

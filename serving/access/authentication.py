@@ -22,6 +22,7 @@ from engine.registry.accounts import Accounts, ApiKey, Session, bind_secret
 from engine.registry.database import AHEAD, utc_now
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import Role
 from serving.access.authorization import MIN_BURST, Holder, Principal
 from serving.errors import Busy, RateLimited, SessionEnded, Unauthenticated
@@ -60,7 +61,7 @@ class Credential(StrEnum):
     SESSION = "session"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewKey:
     """A fresh key: `text` is for its holder, once; `digest` for the registry."""
 
@@ -69,7 +70,7 @@ class NewKey:
     digest: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PresentedKey:
     """A text of the form of a key or a session, not yet authenticated."""
 

@@ -5,7 +5,6 @@ how alike, since enough scores against a stored reference give the face."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, assert_never
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, assert_never
 from msgspec import structs
 
 from engine.errors import NotFound
+from schema import frozen
 from schema.actors import Role, describe_actor
 from schema.cases import CaseKind
 from schema.documents import AuthorityCode
@@ -44,7 +44,7 @@ NOBODY = Holder("", "")
 """Whose share it is where no key has been admitted."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Principal:
     """The holder of a key or a session. `carrier` is None for roles of all tenants, `outlet` for
     all but one; `rate_limit` is in items a second, None for the setting. Of a session `key_id` is

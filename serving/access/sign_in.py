@@ -33,6 +33,7 @@ from engine.registry.accounts import Session
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import LONGEST_PERSON, Role, is_credential
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.settings.sections import is_private_address
@@ -89,7 +90,7 @@ class SignInFailed(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grant:
     """The rights of a group."""
 
@@ -98,7 +99,7 @@ class Grant:
     outlet: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignedIn:
     """Whom the provider vouches for: `subject` is its own name of the account. `former` is the
     session that the browser had when the sign-in began."""

@@ -2,10 +2,11 @@
 What an operation takes and answers is its handler's signature, what it does its docstring."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, get_type_hints
 
+from schema import frozen
 from serving.access.authorization import Action
 from serving.api.request import Answer
 from serving.api.routes import (
@@ -44,7 +45,7 @@ Handler = Callable[..., Awaitable[AnswerBody | Answer] | AnswerBody | Answer]
 what stands in its path. One that only reads blocks, and is called in a thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Endpoint:
     """One operation; without an action any key is enough. `answers` by status are for handlers with
     several, else there is one, of `status`; `errors` come beside those of its kind of endpoint:

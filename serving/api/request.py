@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from functools import lru_cache, partial
 from itertools import chain
@@ -32,6 +32,7 @@ from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample, is_same_photograph
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
+from schema import frozen
 from schema.decisions import RecordedLiveness
 from schema.documents import Document
 from schema.reasons import LivenessUse, PhotographKind, Reason, shows_another
@@ -88,7 +89,7 @@ BODY_GRACE_S = 2.0
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """The answer to a request: a wire type, or bytes of a content type of their own."""
 

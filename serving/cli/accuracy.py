@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from engine.accuracy.evaluate import evaluate
 from engine.accuracy.evaluation_report import draw_det
 from engine.errors import RequestError, advise_extra
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
+from schema import frozen
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape, print_page, warn
 from serving.deployment import models
@@ -26,7 +27,7 @@ SOURCE_OPTION = option(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EvaluationOptions:
     """The photographs to evaluate a model with, and what is drawn, written and listed."""
 
@@ -87,7 +88,7 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CalibrationOptions:
     """The photographs to calibrate a model with, and where what is fitted goes."""
 

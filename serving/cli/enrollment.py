@@ -4,7 +4,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from engine.matching.holders import ErasureState, PendingErasure, list_pending, 
 from engine.matching.requests import name_document
 from engine.matching.verification import identify, note_identified
 from engine.registry.database import utc_now
+from schema import frozen
 from schema.actors import Caller, Role
 from schema.decisions import Comparison
 from schema.documents import ErasureScope
@@ -50,7 +51,7 @@ from serving.wire.matching import Candidate, ItemIdentification
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EnrollmentOptions:
     """One activation as the command line names it."""
 

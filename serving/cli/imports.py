@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from phonenumbers import SUPPORTED_REGIONS
 
 from engine.errors import RequestError
 from engine.matching.documents import find_time_zone
+from schema import frozen
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import Answer, Call, Facts, command
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.imports.row_parser import ColumnMapping, Field
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImportOptions:
     """A file of subscribers, how it is read, and what becomes of bad rows."""
 

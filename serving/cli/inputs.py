@@ -8,7 +8,6 @@ import pwd
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import typer
 
 from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
 from engine.formatting import is_visible, size
+from schema import frozen
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_DOCUMENT_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Globals:
     """The options that stand before the command."""
 
@@ -120,7 +120,7 @@ def read_details(source: str | None, **given: str | None) -> Details:
     return Details(written | {key: value for key, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DocumentOptions:
     """A document that is on record, as options or a file name it."""
 

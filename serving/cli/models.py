@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict as values_of
-from dataclasses import dataclass
 from dataclasses import replace as made_with
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from engine.matching.checks.second_model import (
 from engine.models.catalog import InputContract, ModelCard
 from engine.models.catalog import export_models as export
 from engine.registry.resealing import remove_missing, switch_models
+from schema import frozen
 from serving.cli.accuracy import CalibrationOptions, fit_model
 from serving.cli.inputs import argument, option, require_place
 from serving.cli.output import (
@@ -49,7 +49,7 @@ from serving.deployment.deployment import Deployment, load_vault, registry_url
 from serving.settings.settings import Settings, load_settings, require_home
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelOptions:
     """A file with an embedder, and what its maker says of it."""
 

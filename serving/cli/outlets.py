@@ -2,7 +2,6 @@
 that they asked for, `apikey` and `account`."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from typing import Literal
@@ -16,6 +15,7 @@ from engine.registry.accounts import ApiKey, Carrier, Outlet
 from engine.registry.database import utc_now
 from engine.registry.queues import AttemptFilter
 from engine.registry.store import PERSONAL_ROLES
+from schema import frozen
 from schema.actors import Restriction, Role
 from schema.reasons import Decision
 from serving.access.authentication import make_key
@@ -200,7 +200,7 @@ def _name_state(outlet: Outlet | ListedOutlet) -> str:
     return outlet.restriction or ("open" if outlet.is_open else "closed")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PastOptions(QueueOptions):
     """The attempts that are listed, by their cases."""
 

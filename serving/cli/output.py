@@ -24,6 +24,7 @@ from typer.models import OptionInfo
 
 from engine.errors import RequestError
 from engine.formatting import number
+from schema import frozen
 from schema.actors import Actor
 from serving.cli.inputs import HOME_OPTION, name_actor, open_deployment
 from serving.errors import ExitCode, Fault, describe
@@ -41,7 +42,7 @@ Cell = str | Callable[[Any], object]
 """The name of a field, a dot before each inner one, or what makes markup of an item."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """A row for each item, `empty` without any; `columns` are names of fields, a word each, titles
     with what fills them, or titles alone, where an item is a row of markup."""
@@ -64,7 +65,7 @@ class Listing:
             print_line(self.empty)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """Named values below a title, one a line, none cut short; None is left out."""
 

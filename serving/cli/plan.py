@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -22,6 +21,7 @@ from engine.capacity.simulation import Trial
 from engine.errors import RequestError
 from engine.formatting import count, duration, percent, plural, size, with_interval
 from engine.matching.calibration import Rate
+from schema import frozen
 from schema.decisions import Comparison
 from serving.cli.inputs import option
 from serving.cli.output import Answer, Call, Cell, Listing, Part, command, escape
@@ -45,7 +45,7 @@ GIB = 2**30
 _DURABLE = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlanOptions:
     """The demand, the machines, and the sources of figures."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from engine.errors import RegistryError, RequestError, SweepBusy, WriterBusy
 from engine.registry.writer import ChangeRunner
 from engine.retention.job import DirectRunner
 from engine.sweeps.estimate import SweepOrder
+from schema import frozen
 from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.api import serializers
 from serving.cli.inputs import argument, option, require_place, writing
@@ -157,7 +157,7 @@ LOOK_EVERY_S = 0.2
 _MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SweepOptions:
     """The terms of a sweep, and what is shown of it."""
 

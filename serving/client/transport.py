@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
+from schema import frozen
 from schema.cases import Outcome
 from serving.wire import cases, enrollments, matching, oversight
 from serving.wire.fields import (
@@ -32,7 +33,7 @@ ACCEPTED = 202
 Query = dict[str, str | int | Sequence[str] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call(Generic[T]):
     """A call, sent as MessagePack; in `answered` statuses the body that comes is an `answer`. One
     that `is_repeatable` stores nothing, has its key, or comes to the same."""
@@ -141,7 +142,7 @@ class Activation(enrollments.EnrollmentRequest, frozen=True, kw_only=True):
         return enrollments.EnrollmentRequest(**fields)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MatchItem:
     """A probe against a reference (1:1), against the gallery (`search`), or both."""
 
@@ -184,7 +185,7 @@ FINAL_CODES = frozenset(
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """Options of one call.
 
@@ -197,7 +198,7 @@ class Options:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trail:
     """The course of a call: what to ask the operator for, and how to ask again.
 
@@ -248,7 +249,7 @@ class Unavailable(CallFailed):
         self.status, self.code = status, code
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wait:
     """Send again, after this."""
 

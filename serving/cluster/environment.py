@@ -14,7 +14,7 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.capacity import EXTRACTING_THREADS
 from engine.errors import RequestError, advise_extra
+from schema import frozen
 from serving.cluster import ingress_hook
 from serving.cluster.haproxy import (
     CONFIG_FILE,
@@ -326,7 +327,7 @@ LOG_PIPE = "log"
 """Name of the pipe in a node's folder from which the supervisor copies the log."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """A home folder, and optionally a settings file instead of the home's; valid on every node of a
     cluster."""
@@ -444,7 +445,7 @@ def supervisor_timeout_s(drain_s: float) -> float:
     return node_timeout_s(drain_s) + MARGIN_S
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NodePlan:
     """Parameters of a node. `folder` is for files that exist as long as the node; `report` is an
     open file descriptor for one JSON line: `{"deployed": true}`, or the fault.

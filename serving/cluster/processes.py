@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
+from schema import frozen
 
 if TYPE_CHECKING:
     import psutil
@@ -57,7 +57,7 @@ class Role(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Process:
     """A living process: `words` is its command line, or the title that it has set."""
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Event, Lock, Thread
 from time import sleep
@@ -30,6 +30,7 @@ from indexes.exact.scanner import FEW_QUERIES
 from indexes.sharding.host import CALLS_AT_ONCE, ReplicatedShard, Shard, ShardHost
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardMark, ShardPlan, ShardState
+from schema import frozen
 
 if TYPE_CHECKING:
     # A shard needs none of them, and is there sooner.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """The place of an actor: the node's id, and the number of cores it may use."""
 
@@ -46,7 +47,7 @@ class Place:
     cores: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """Result of a call: its value, the refusal of the index, or another failure's type; Ray would
     log a traceback with values."""
@@ -184,7 +185,7 @@ take."""
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timing:
     """Time limits of a shard. Ray waits half a minute for a node that is switched off; so each
     shard is asked every `heartbeat_every_s`, and lost when silent for `silent_for_s`. One that
@@ -398,7 +399,7 @@ def shard_opener(
     return open_index
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placing:
     """A node's requirement for a shard: one of `resource`, if set, and so much of Ray's memory."""
 
@@ -434,7 +435,7 @@ NAMESPACE = "sosie"
 """Of the names of shards; a writer finds those that the one before has left by it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Actor:
     """An actor that has a place, for the shard of this number."""
 

@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 from engine.errors import RequestError
+from schema import frozen
 from serving.cluster.environment import (
     LOG_PIPE,
     NodeFolder,
@@ -42,7 +42,7 @@ OUTPUT_FILE = "log/node.log"
 """Output of Ray and Serve since the last start; in the home folder."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """The order to serve: what, and where."""
 

@@ -5,13 +5,13 @@ import gzip
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from schema import frozen
 from schema.cases import CaseKind, CaseSort, Outcome
 from schema.documents import DOCUMENT_TYPES
 from schema.people import ExceptionCause
@@ -68,7 +68,7 @@ VOCABULARY: Mapping[str, list[str]] = MappingProxyType(
 """Lists that the console's `js/vocabulary.js` has from here."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StaticFile:
     """A file as it is sent, and as it is sent to those who unpack gzip."""
 

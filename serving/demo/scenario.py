@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from engine.matching.bulk_enrollment import admit_references
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import take_samples
 from engine.registry.accounts import Carrier
+from schema import frozen
 from schema.documents import Document
 from schema.reasons import About, Decision, Reason
 from serving.deployment.deployment import Deployment, create_home
@@ -62,7 +63,7 @@ def admit_synthetic_gallery(
     deployment.restored.gallery.warm()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScenarioStep:
     """One enrollment, and what it must lead to."""
 
@@ -78,7 +79,7 @@ class ScenarioStep:
     is_repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class StepResult:
     """A step with its answer, and the milliseconds that it took in all."""
 
@@ -139,7 +140,7 @@ PICTURES_NEEDED = (4, 2, 2)
 MAX_RETAKES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Survey:
     """Extraction results of all photographs; `problems` counts reasons and error codes."""
 
@@ -148,7 +149,7 @@ class Survey:
     problems: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DemoParticipants:
     """Subscriber, impostor and newcomer: no two match; the first has the most photographs."""
 

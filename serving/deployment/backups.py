@@ -1,7 +1,7 @@
 """Backups that a service makes of its home beside its decisions, and rotation of the data key."""
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
 from engine.registry.database import Progress, untold, utc_now
 from engine.registry.resealing import reseal, retire
+from schema import frozen
 from schema.phases import BackupState
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
@@ -18,7 +19,7 @@ FOLDER = "backups"
 """Of a home: what a service backs up."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BackupRecord:
     """One backup in the home's folder `backups`; `fault` is one line where it failed, or where what
     it holds is damaged."""
@@ -106,7 +107,7 @@ class BackupManager:
             raise _Stopped
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rotation:
     """Result of a rotation: versions of data keys, and values sealed again by table. `resumed` one
     that was interrupted. `damaged` rows do not open and stay sealed with an old key, kept for them.

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as WaitTimeout
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out
 from engine.errors import DeviceFailed, SosieError
 from engine.faces.embedder import CropEmbedder, Embedder
 from engine.models.catalog import ModelCard
+from schema import frozen
 from serving.errors import Interrupted, ServiceRefusal
 from serving.telemetry.metrics import (
     ACCELERATOR_UNUSED,
@@ -40,7 +40,7 @@ DISTRUST_S = 5.0
 """How long an embedder that did not answer is not asked again, where the CPU takes its place."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EmbedderStatus:
     """Where faces are embedded; in one line `fault`: why not where they should be, `failure`: why
     not at all."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
+from schema import frozen
 from schema.decisions import Comparison
 from schema.reasons import Reason, shows_another
 from serving.access.authorization import Holder, ShowCandidate, order_candidates
@@ -40,7 +41,7 @@ Faces = Mapping[Slot, FaceVector | ItemError]
 """What the images and templates of a batch turned out to be."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MatchBatch:
     """The items of one match call, with the frames of the faces that came as files, and the
     templates of the others."""

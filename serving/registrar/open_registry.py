@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from time import monotonic, sleep
@@ -24,6 +23,7 @@ from engine.registry.enrollments import InFlight
 from engine.registry.store import Reader, Store
 from indexes.base import check_threshold, check_vectors
 from indexes.gallery import Gallery
+from schema import frozen
 from schema.decisions import Comparison
 from serving.deployment.backups import BackupManager
 from serving.deployment.deployment import Deployment
@@ -121,7 +121,7 @@ WARM_ROWS = (1, 64)
 CATCH_UP_S, LOOK_EVERY_S = 0.5, 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Watermark:
     """The sequences of store (None where unread) and gallery at one moment; equal where nothing is
     missing."""

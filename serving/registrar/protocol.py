@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
+from schema import frozen
 from schema.actors import Restriction
 from schema.lines import ExemptionCause
 from schema.people import DeathSource, DeathStep
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 Probes = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Status:
     """The state of the registrar and its gallery; `detail` is one line for people. `sequence` is
     the gallery's, `store_sequence` the store's, None where it could not be read; `boot_id` changes
@@ -71,7 +72,7 @@ class Status:
         return self.phase is Phase.READY and self.sequence == self.store_sequence
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallContext:
     """Context of every call. `timeout_s` is what is left when it is sent; the receiver counts from
     its arrival. `carrier` limits it to one tenant, None is all; `outlet` where the key acts for one
@@ -91,7 +92,7 @@ class CallContext:
         return self.person or self.actor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineTarget:
     """A line by its number (+8613…) or its id; `is_photographed` where the face was taken to verify
     its holder, who presented this `document`."""
@@ -101,7 +102,7 @@ class LineTarget:
     document: Document | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HolderFace:
     """A face float32[d] that is to be held against a holder's, and what says that it was alive: of
     a template nobody can say it. `second` is the same face by a second model, where one is named,
@@ -115,7 +116,7 @@ class HolderFace:
     portrait: FaceVector | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """Outcome of a call: a value, or the error for its caller. Both can be pickled."""
 

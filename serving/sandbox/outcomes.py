@@ -5,7 +5,6 @@ every other is approved. The same name gives the same face, in every sandbox."""
 import hashlib
 import io
 import itertools
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.documents import CheckedDocument, check_document
+from schema import frozen
 from schema.documents import PASSPORT, Document, write_zone
 from schema.reasons import About, Decision, Reason
 
@@ -25,7 +25,7 @@ PROOF_REASONS = frozenset(one for one in Reason if one.name.startswith("PROOF_")
 _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """The end of an enrollment under a document with this serial; `status` and `code` of an error.
     `beside` come with `reason` by the decision table. `needs` is a field that the request must

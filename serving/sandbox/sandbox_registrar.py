@@ -5,7 +5,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,7 @@ from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
+from schema import frozen
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
@@ -134,7 +135,7 @@ _SAID = {
 """What the authority said, where a serial stands for a reason of it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@frozen(kw_only=True, eq=False)
 class SandboxJudge(Judge):
     """The judge, by the rules that the serial of an enrollment asks for."""
 
@@ -167,7 +168,7 @@ class SandboxJudge(Judge):
         return replace(self, checks={**self.checks, check: terms})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SandboxSimChanges(SimChangeTerms):
     """Changes of SIM as the last digits of a number say, and else those of its line."""
 
@@ -444,7 +445,7 @@ def _find_holder(
     return opened.store.documents_by_id([target]).get(target)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preparation:
     """Brings the registry to where the outcome of an enrollment follows; `own` is the face of the
     document's holder."""

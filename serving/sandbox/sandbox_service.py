@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
@@ -28,6 +28,7 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import ApiKey, Carrier
 from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
+from schema import frozen
 from schema.options import NO_LIMITS
 from schema.reasons import PhotographKind, Reason
 from serving.access.authentication import make_key
@@ -217,7 +218,7 @@ def mark(application: ASGIApp) -> ASGIApp:
     return marked
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sandbox:
     """An open sandbox: its application, for a server or for a test."""
 

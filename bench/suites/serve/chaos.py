@@ -21,12 +21,13 @@ from bench.suites.workload import OUTLET
 from engine.errors import NotFound
 from engine.registry.database import utc_now
 from engine.registry.store import Store
+from schema import frozen
 from serving.client import Activation, CallFailed, Client
 from serving.cluster.processes import Role, ServiceFailed, find_processes, kill_hard, list_family
 from serving.wire.fields import Document
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Acknowledged:
     """An answer that a client holds; seconds of `time.perf_counter`."""
 

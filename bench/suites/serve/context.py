@@ -4,7 +4,7 @@ running service with what loads it."""
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from bench.suites.serve.process import (
     watch_usage,
 )
 from engine.errors import RequestError
+from schema import frozen
 from serving.cluster.environment import count_ingresses
 from serving.settings.sections import ServeSettings
 
@@ -44,7 +45,7 @@ MOST_REFUSED = 0.01
 """A share that costs a rate nothing: only good answers count."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Pace:
     """How long a closed loop goes on, how often, and over how many connections: by default as many
     as the proxy lets through, for more would measure its refusals."""
@@ -56,7 +57,7 @@ class Pace:
     enrolling_connections: int = count_ingresses(USUAL) * USUAL.enrollments_ongoing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OverloadPlan:
     """How long each load goes on, and over how many connections a storm comes.
 
@@ -72,7 +73,7 @@ class OverloadPlan:
     storm_connections: int = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ServeConfig:
     """`parts` in their order; where none is named those of a few minutes, or all with `long`. Homes
     are made in `folder`, which must be on a disk."""
@@ -98,7 +99,7 @@ class ServeConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loops:
     """Rounds of one closed loop."""
 
@@ -133,7 +134,7 @@ def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
         raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadedService:
     """A running service with its home, and the process that loads it at this pace."""
 
@@ -201,7 +202,7 @@ class LoadedService:
         return record, usage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Context:
     """What every part of the suite is given; everything in `folder` is gone afterwards."""
 

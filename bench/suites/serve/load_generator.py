@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import compress, count
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
 from engine.registry.database import utc_now
 from indexes.base import Doubles, Flags, Floats
+from schema import frozen
 
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""
@@ -31,7 +32,7 @@ MSGPACK = "application/msgpack"
 _PLACE = SERIAL_PLACE.encode()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PreparedRequest:
     """The bytes of one HTTP/1.1 request; the serial number goes between its pieces."""
 
@@ -43,7 +44,7 @@ class PreparedRequest:
         return pieces[0] if len(pieces) == 1 else (b"%09d" % serial).join(pieces)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestWriter:
     """Address of the service that requests go to, and the API key they carry."""
 
@@ -69,7 +70,7 @@ LOST, OVERDUE = 0, -1
 Seconds = Doubles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Load:
     """Requests in a cycle, numbered from `serial` on, for `seconds` or until `count` are sent.
 
@@ -108,7 +109,7 @@ ROW = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Record:
     """`rows` like `ROW`, one a request, in order of their ends, in seconds after the load's start.
 
@@ -243,7 +244,7 @@ def pack(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Probes:
     """1:N items, and the faces that they show."""
 

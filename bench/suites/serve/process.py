@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from bench.suites.workload import CARRIER, add_outlet, admit_holders, make_docum
 from engine.accuracy.population import Population
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
-from schema import actors
+from schema import actors, frozen
 from schema.documents import Document
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, tenant_of
@@ -181,7 +181,7 @@ def _read_times(pid: int) -> dict[tuple[int, str], float]:
     return times
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Home:
     """A deployment that no process has open; `key` is of the role carrier, `search_key` of the role
     fraud."""
@@ -250,7 +250,7 @@ FIRST_SERIAL = 5_000_000
 """Of the documents of photographed people: synthetic ones come before."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Person:
     """Someone with a document and two photographs, which are files as a camera writes them."""
 
@@ -259,7 +259,7 @@ class Person:
     portrait: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Visitors:
     """People who enroll."""
 

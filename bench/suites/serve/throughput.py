@@ -29,6 +29,7 @@ from engine.errors import ImageError
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import take_samples
+from schema import frozen
 from serving.deployment.deployment import Deployment
 
 IDLE_SHARE, CALM_SHARE, STORM_TIMES = 0.1, 0.7, 3.0
@@ -49,7 +50,7 @@ ENROLLING_SECONDS = 8.0
 SERIALS_APART = 200_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OverloadRun:
     """The records of the four loads; `capacity` is 100 %, and `closed` a closed loop's rate."""
 
