@@ -39,6 +39,7 @@ from serving.deployment.models import (
     describe_calibration,
     detector_card,
     embedder_card,
+    extractor_config,
     judge_terms,
     model_digest,
     open_embedder,
@@ -162,6 +163,7 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield from _attempt("detector", lambda: _examine_model("detector", detector_card(settings)))
     yield from _attempt("embedder", lambda: _examine_model("embedder", embedder_card(settings)))
     yield from _attempt("provider", lambda: _examine_accelerator(settings))
+    yield from _attempt("quality", lambda: _examine_measures(settings))
     try:
         warnings = warn_calibration(settings)
         if embedder_card(settings).calibration_path is not None:
@@ -202,6 +204,13 @@ def _examine_accelerator(settings: Settings) -> Iterator[Finding]:
     elif session.provider == "cuda":
         detail = f"{detail}: {describe_options(session.device_options)}"
     yield _find("provider", detail, advice)
+
+
+def _examine_measures(settings: Settings) -> Iterator[Finding]:
+    """Opens each, and has it read a black picture."""
+    for one in extractor_config(settings).measures:
+        detail = f"{one.contract.reason} where {one.name} is below {one.contract.least:g}"
+        yield _find("quality", f"{detail}: {_describe_model(one.card)}")
 
 
 def _examine_model(subject: str, card: ModelCard) -> Iterator[Finding]:

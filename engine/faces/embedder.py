@@ -1,4 +1,4 @@
-"""Alignment of faces to crops, and the embedder that makes unit vectors of crops."""
+"""Alignment of faces to crops, and what models make of crops: unit vectors, or a score."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,14 @@ import cv2
 import numpy as np
 
 from engine.errors import ModelCardInvalid
-from engine.models.catalog import InputContract, ModelCard, Role, read_transform
+from engine.models.catalog import (
+    InputContract,
+    LivenessContract,
+    ModelCard,
+    QualityContract,
+    Role,
+    read_transform,
+)
 from engine.models.onnx_sessions import Session
 from indexes.base import Doubles, Flags, Floats, Octets
 
@@ -55,12 +62,14 @@ def measure_scale(landmarks_px: Points, side_px: int) -> float:
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))
 
 
-def align(pixels: Pixels, landmarks_px: Points, side_px: int) -> Pixels:
-    """Crop uint8[side, side, 3] with `landmarks_px` float32[5, 2] on the ArcFace template.
+def align(
+    pixels: Pixels, landmarks_px: Points, side_px: int, template: Points | None = None
+) -> Pixels:
+    """Crop uint8[side, side, 3] with `landmarks_px` float32[5, 2] on the template, or ArcFace's.
 
     What lies outside the picture is black.
     """
-    template = arcface_template(side_px)
+    template = arcface_template(side_px) if template is None else template
     matrix = estimate_similarity(landmarks_px, template)
     shrinking = int(1 / max(np.hypot(matrix[0, 0], matrix[1, 0]), 1e-6))
     if shrinking >= 2:
@@ -149,17 +158,30 @@ class CropEmbedder(Protocol):
         ...
 
 
+def _require_free_batch(session: Session, card: ModelCard) -> None:
+    if session.fixed_batch not in (None, 1):
+        raise ModelCardInvalid(
+            f"model {card.name} takes batches of {session.fixed_batch} only; "
+            "export it with a free batch dimension"
+        )
+
+
+def _run(session: Session, card: ModelCard, crops: Octets, output: int = 0) -> list[Floats]:
+    """One output for crops uint8[n, side, side, 3] (RGB), batch by batch."""
+    step = session.fixed_batch or _CPU_BATCH
+    return [
+        session.run(prepare(card.input, crops[start : start + step]))[output]
+        for start in range(0, len(crops), step)
+    ]
+
+
 class Embedder:
     """Runs an embedding model by its card; thread-safe."""
 
     def __init__(self, session: Session, card: ModelCard, flip: bool = False) -> None:
         if card.role is not Role.EMBEDDER:
             raise ModelCardInvalid(f"model {card.name} is a {card.role}; choose an embedder")
-        if session.fixed_batch not in (None, 1):
-            raise ModelCardInvalid(
-                f"model {card.name} takes batches of {session.fixed_batch} only; "
-                "export it with a free batch dimension"
-            )
+        _require_free_batch(session, card)
         self.card = card
         self.flip = flip
         self.dim = card.dimension
@@ -197,11 +219,7 @@ class Embedder:
         if sizes:
             parts = self._embed_padded(crops, plan_batches(len(crops), sizes))
         else:
-            step = self.session.fixed_batch or _CPU_BATCH
-            parts = [
-                self.session.run(prepare(self.card.input, crops[start : start + step]))[0]
-                for start in range(0, len(crops), step)
-            ]
+            parts = _run(self.session, self.card, crops)
         vectors = np.concatenate(parts).reshape(len(crops), -1)
         if vectors.shape[1] != self.dim:
             raise ModelCardInvalid(
@@ -214,14 +232,50 @@ class Embedder:
         """Vectors of the crops, batch by batch; the last one is filled up with black."""
         parts, start = [], 0
         for size in batches:
-            part = np.ascontiguousarray(crops[start : start + size])
-            filled = part
-            if len(part) < size:
-                filled = np.zeros((size, *crops.shape[1:]), np.uint8)
-                filled[: len(part)] = part
+            part = crops[start : start + size]
+            filled = np.zeros((size, *crops.shape[1:]), np.uint8)
+            filled[: len(part)] = part
             parts.append(self.session.run(filled)[0][: len(part)])
             start += size
         return parts
+
+
+class CropScorer:
+    """Runs a model that gives a few numbers for a crop, by its card, on the CPU; thread-safe."""
+
+    def __init__(
+        self, session: Session, card: ModelCard, contract: LivenessContract | QualityContract
+    ) -> None:
+        """Reads black crops at once: `ModelCardInvalid` where the card does not fit its graph."""
+        self.card = card
+        self.side_px = card.input.width_px
+        self._index, self._session = contract.index, session
+        names = session.output_names
+        if contract.output and contract.output not in names:
+            raise ModelCardInvalid(
+                f"model {card.name} has no output `output` of its card: use {', '.join(names)}"
+            )
+        _require_free_batch(session, card)
+        self._output = names.index(contract.output) if contract.output else 0
+        # Two: with one a graph that takes its batch for one face would go unseen.
+        self._read(np.zeros((2, self.side_px, self.side_px, 3), np.uint8))
+
+    def _read(self, crops: Octets) -> Doubles:
+        """Crops uint8[n, side, side, 3] (RGB) to the numbers float64[n, k] of the output."""
+        parts = _run(self._session, self.card, crops, self._output)
+        found = np.concatenate([np.atleast_1d(part) for part in parts])
+        if len(found) != len(crops):
+            raise ModelCardInvalid(
+                f"model {self.card.name} gives an output of shape {list(found.shape)} for "
+                f"{len(crops)} faces; export it with a row for each"
+            )
+        values = found.astype(np.float64).reshape(len(crops), -1)
+        if self._index >= (count := values.shape[1]):
+            raise ModelCardInvalid(
+                f"model {self.card.name} gives {count} numbers for a face, its card takes number "
+                f"{self._index}; correct `index`"
+            )
+        return values
 
 
 def prepare(contract: InputContract, crops: Octets) -> Floats:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -30,7 +30,14 @@ from engine.faces.embedder import (
 from engine.faces.image_files import ImageLimits, is_record
 from engine.faces.images import Decoder, Image
 from engine.faces.liveness_judge import Judged, LivenessJudge
-from engine.faces.quality import Quality, find_problems, judge_clarity, judge_light, measure_quality
+from engine.faces.quality import (
+    Quality,
+    QualityMeasure,
+    find_problems,
+    judge_clarity,
+    judge_light,
+    measure_quality,
+)
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
 from indexes.base import Floats
@@ -60,7 +67,13 @@ class Extraction:
     kind: PhotographKind = PhotographKind.LIVE
     judged: Judged | None = None
     """How live a judge found the face, where that was asked."""
-    judged_crop: Pixels | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """What an operator's models measured, 0 to 100, by the names of ISO/IEC 29794-5."""
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """All that was measured of the face; empty without one."""
+        return {} if self.quality is None else {**asdict(self.quality), **self.measures}
 
 
 Extracted = Extraction | ImageError
@@ -86,6 +99,7 @@ class ExtractorConfig:
     images: ImageLimits = field(default_factory=ImageLimits)
     quality: Mapping[PhotographKind, QualityLimits] = field(default_factory=lambda: QUALITY_LIMITS)
     competing_share: float = 0.75
+    measures: Sequence[QualityMeasure] = ()
 
 
 class Extractor:
@@ -215,9 +229,11 @@ class Extractor:
         if not faces:
             return max(image.size_px)
         face = faces[choose_main_face(faces, image.size_px)]
-        scale = measure_scale(face.landmarks_px, self.embedder.side_px)
+        scales = [one.measure_scale(face.landmarks_px) for one in self._config.measures]
+        scales.append(measure_scale(face.landmarks_px, self.embedder.side_px))
         if judge is not None:
-            scale = max(scale, min(judge.measure_scale(face.box_px), 1.0))
+            scales.append(judge.measure_scale(face.box_px))
+        scale = min(max(scales), 1.0)
         return None if scale * image.reduction <= 1 else math.ceil(scale * max(image.size_px))
 
     def _look_closer(self, image: Image, face: DetectedFace) -> DetectedFace:
@@ -252,7 +268,10 @@ class Extractor:
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
         )
         quality = replace(quality, second_face=max(heights_px, default=0.0) / face.box_px[3])
-        problems = find_problems(quality, self._config.quality[kind])
+        asked = self._config.measures
+        measures = {one.name: one.measure(image.pixels, landmarks_px) for one in asked}
+        missed = [one.contract.reason for one in asked if one.is_missed(measures, kind)]
+        problems = find_problems(quality, self._config.quality[kind], missed)
         if has_competing_face(faces, main, image.size_px, self._config.competing_share):
             problems = (Reason.SEVERAL_FACES, *problems)
         return Extraction(
@@ -263,9 +282,8 @@ class Extractor:
             landmarks_px=face.landmarks_px,
             crop=crop,
             kind=kind,
-            judged_crop=None
-            if judge is None
-            else judge.cut(image.pixels, face.box_px, 1 / image.reduction),
+            measures=measures,
+            judged=None if judge is None else _judge_liveness(judge, image, face),
         )
 
     def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
@@ -275,7 +293,6 @@ class Extractor:
         ]
         if not crops:
             return list(prepared)
-        prepared = self._judge_liveness(prepared)
         given = self.embedder.embed(np.stack(crops))
         vectors, clarities = normalise(given), self._measure_clarity(given)
         is_usable = are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
@@ -293,30 +310,6 @@ class Extractor:
                 continue
             finished.append(self._judge_clarity(replace(one, vector=vector), clarity))
         return finished
-
-    def _judge_liveness(self, prepared: Sequence[Extracted]) -> Sequence[Extracted]:
-        """Gives the faces that are to be judged their scores, in one batch; NaN where the judge
-        fails: it fails nobody's extraction."""
-        judge = self.liveness_judge
-        crops = [
-            one.judged_crop
-            for one in prepared
-            if isinstance(one, Extraction) and one.judged_crop is not None
-        ]
-        if judge is None or not crops:
-            return prepared
-        try:
-            scores = judge.judge(np.stack(crops)).tolist()
-        except ModelError as error:
-            _log.error("the judge of liveness failed: %s", error)
-            scores = [math.nan] * len(crops)
-        told = iter(scores)
-        return [
-            replace(one, judged_crop=None, judged=Judged(judge.digest, next(told)))
-            if isinstance(one, Extraction) and one.judged_crop is not None
-            else one
-            for one in prepared
-        ]
 
     def _measure_clarity(self, given: Floats) -> Floats:
         """Lengths of the model's vectors, in that of a usual face's; 1 where that is not known."""
@@ -336,6 +329,17 @@ class Extractor:
 _SEEN_SMALL_PX = 48
 """Of a face that the detector saw no higher the landmarks are rough, and a tilt hardly shows."""
 _HIGHEST_CLARITY = 10
+
+
+def _judge_liveness(judge: LivenessJudge, image: Image, face: DetectedFace) -> Judged:
+    """The score of a face; NaN where the judge fails: it fails nobody's extraction."""
+    try:
+        crop = judge.cut(image.pixels, face.box_px, 1 / image.reduction)
+        score = float(judge.judge(crop[None])[0])
+    except ModelError as error:
+        _log.error("the judge of liveness failed: %s", error)
+        score = math.nan
+    return Judged(judge.digest, score)
 
 
 def open_extractor(

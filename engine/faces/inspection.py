@@ -293,13 +293,12 @@ def find_better_contract(examined: Examined, crops: Crops, people: Ints) -> str 
     """
     own = examined.card.input
     measured = {}
-    forms = {_form(one.input): one.input for one in known_contracts().values()}
-    forms |= {
-        _form(flipped): flipped
-        for one in list(forms.values())
-        for flipped in (structs.replace(one, channels="bgr" if one.channels == "rgb" else "rgb"),)
-    }
-    for form, contract in {**forms, _form(own): own}.items():
+    known = [
+        structs.replace(one.input, channels=channels)
+        for one in known_contracts().values()
+        for channels in ("rgb", "bgr")
+    ]
+    for form, contract in {_form(one): one for one in (*known, own)}.items():
         wanted = structs.replace(
             contract, layout=own.layout, width_px=own.width_px, height_px=own.height_px
         )

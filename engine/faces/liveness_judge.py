@@ -16,15 +16,12 @@ import cv2
 import numpy as np
 from msgspec import structs
 
-from engine.errors import ModelCardInvalid
-from engine.faces.embedder import Pixels, prepare
-from engine.models.catalog import ModelCard, Role
+from engine.faces.embedder import CropScorer, Pixels
+from engine.models.catalog import ModelCard
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Doubles, Octets
 from schema.decisions import JudgeEvidence
 from schema.reasons import Decision, Reason
-
-_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,65 +97,27 @@ class Judgement:
         )
 
 
-class LivenessJudge:
+class LivenessJudge(CropScorer):
     """Runs a model of role `liveness` by its card, on the CPU; thread-safe."""
 
     def __init__(self, session: Session, card: ModelCard) -> None:
-        """Judges black crops at once: `ModelCardInvalid` where the card does not fit its graph."""
-        if card.role is not Role.LIVENESS or card.liveness is None:
-            raise ModelCardInvalid(
-                f"model {card.name} is of role {card.role}: `judge` under [liveness] takes one of "
-                "role liveness"
-            )
-        self.card = card
+        assert card.liveness is not None, "its role is liveness"
+        super().__init__(session, card, card.liveness)
         self.digest = digest_judge(card)
-        self.side_px = card.input.width_px
         self.crop_scale = card.liveness.crop_scale
-        self._contract = card.liveness
-        self._session = session
-        names = session.output_names
-        if self._contract.output and self._contract.output not in names:
-            raise ModelCardInvalid(
-                f"model {card.name} has no output `output` of its card: use {', '.join(names)}"
-            )
-        if session.fixed_batch not in (None, 1):
-            raise ModelCardInvalid(
-                f"model {card.name} takes batches of {session.fixed_batch} only; "
-                "export it with a free batch dimension"
-            )
-        self._output = names.index(self._contract.output) if self._contract.output else 0
-        # Two: with one a graph that takes its batch for one face would go unseen.
-        self.judge(np.zeros((2, self.side_px, self.side_px, 3), np.uint8))
+        self._activation = card.liveness.activation
 
     def judge(self, crops: Octets) -> Doubles:
         """Crops uint8[n, side, side, 3] (RGB) to float64[n]: the probability that each is live, NaN
         for what is none."""
-        step = self._session.fixed_batch or _BATCH
-        parts = [self._score(crops[start : start + step]) for start in range(0, len(crops), step)]
-        return np.concatenate(parts)
-
-    def _score(self, crops: Octets) -> Doubles:
-        """As `judge`, of one batch."""
-        found = self._session.run(prepare(self.card.input, crops))[self._output]
-        if found.shape[:1] != (len(crops),):
-            raise ModelCardInvalid(
-                f"model {self.card.name} gives an output of shape {list(found.shape)} for "
-                f"{len(crops)} faces; export it with a row for each"
-            )
-        values = found.astype(np.float64).reshape(len(crops), -1)
-        place, count = self._contract.index, values.shape[1]
-        if place >= count:
-            raise ModelCardInvalid(
-                f"model {self.card.name} gives {count} numbers for a face, its card takes number "
-                f"{place}; correct `index`"
-            )
+        values = self._read(crops)
         with np.errstate(all="ignore"):
-            if self._contract.activation == "softmax":
+            if self._activation == "softmax":
                 powers = np.exp(values - values.max(axis=1, keepdims=True))
                 values = powers / powers.sum(axis=1, keepdims=True)
-            elif self._contract.activation == "sigmoid":
+            elif self._activation == "sigmoid":
                 values = 1 / (1 + np.exp(-values))
-        chosen = values[:, place]
+        chosen = values[:, self._index]
         return np.where((chosen >= 0) & (chosen <= 1), chosen, np.nan)
 
     def cut(
@@ -171,25 +130,22 @@ class LivenessJudge:
         """
         x, y, width, height = (value * share for value in box_px)
         side = max(self.crop_scale * max(width, height), 1.0)
-        left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
-        scale = self.side_px / side
         crop = np.zeros((self.side_px, self.side_px, 3), np.uint8)
         # Only what is there is cut: the square may be many times as large as the picture.
-        rows, columns = pixels.shape[:2]
-        first_x, last_x = max(round(left), 0), min(round(left + side), columns)
-        first_y, last_y = max(round(top), 0), min(round(top + side), rows)
-        to_x, end_x = (round((at - left) * scale) for at in (first_x, last_x))
-        to_y, end_y = (round((at - top) * scale) for at in (first_y, last_y))
-        to_x, to_y = max(to_x, 0), max(to_y, 0)
-        end_x, end_y = min(end_x, self.side_px), min(end_y, self.side_px)
-        if last_x <= first_x or last_y <= first_y or end_x <= to_x or end_y <= to_y:
-            return crop
-        part = pixels[first_y:last_y, first_x:last_x]
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        crop[to_y:end_y, to_x:end_x] = cv2.resize(
-            part, (end_x - to_x, end_y - to_y), interpolation=how
-        )
+        rows, down = self._overlap(y + height / 2 - side / 2, side, pixels.shape[0])
+        columns, across = self._overlap(x + width / 2 - side / 2, side, pixels.shape[1])
+        part, place = pixels[rows, columns], crop[down, across]
+        if part.size and place.size:
+            how = cv2.INTER_AREA if self.side_px < side else cv2.INTER_LINEAR
+            place[:] = cv2.resize(part, place.shape[1::-1], interpolation=how)
         return crop
+
+    def _overlap(self, start: float, side: float, length: int) -> tuple[slice, slice]:
+        """One axis of the square where it lies in a picture of this length, and in its crop."""
+        first, last = max(round(start), 0), max(min(round(start + side), length), 0)
+        scale = self.side_px / side
+        places = (min(max(round((at - start) * scale), 0), self.side_px) for at in (first, last))
+        return slice(first, last), slice(*places)
 
     def measure_scale(self, box_px: tuple[float, float, float, float]) -> float:
         """Pixels of its crop for a pixel of the full picture."""

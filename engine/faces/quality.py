@@ -5,16 +5,20 @@ the eyes, other covers by the length of the embedder's vector alone.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.faces.embedder import Pixels, arcface_template, estimate_similarity
+from engine.errors import ModelCardInvalid, VectorUnusable
+from engine.faces.embedder import CropScorer, Pixels, align, arcface_template, estimate_similarity
+from engine.models.catalog import ModelCard
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats
 from schema.options import QualityLimits
-from schema.reasons import Reason
+from schema.reasons import PhotographKind, Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace
 # template), and how far the nose tip stands out before the plane of eyes and mouth.
@@ -172,9 +176,11 @@ def estimate_pose(landmarks_px: Floats) -> tuple[float, float, float]:
     return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
 
 
-def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]:
-    """Reasons to ask for a new photograph, the one to mend first at the front; empty where the face
-    is fit for enrollment."""
+def find_problems(
+    quality: Quality, limits: QualityLimits, missed: Iterable[Reason] = ()
+) -> tuple[Reason, ...]:
+    """Reasons to ask for a new photograph, the one to mend first at the front, with those of the
+    limits that were `missed`; empty where the face is fit for enrollment."""
     turned = (
         abs(quality.yaw_deg) > limits.max_yaw_deg
         or abs(quality.pitch_deg) > limits.max_pitch_deg
@@ -197,6 +203,7 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
     if quality.sharpness < limits.min_sharpness:
         cause = _find_cause(quality, _SURELY_TINTED, _SURELY_UNEVEN)
         found[Reason.BLURRED if cause is Reason.UNCLEAR else cause] = True
+    found |= dict.fromkeys(missed, True)
     return tuple(reason for reason in Reason if found.get(reason))
 
 
@@ -228,6 +235,52 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     # No cause of which more clarity is asked gives way.
     is_small = quality.inter_eye_px < _UNCLEAR_PX and cause in (Reason.UNCLEAR, Reason.SIDE_LIGHT)
     return Reason.FACE_TOO_SMALL if is_small else cause
+
+
+class QualityMeasure(CropScorer):
+    """Runs an operator's model of role `quality` by its card, on the CPU; thread-safe."""
+
+    def __init__(self, session: Session, card: ModelCard) -> None:
+        if card.quality is None:
+            raise ModelCardInvalid(
+                f"model {card.name} is of role {card.role}: `models` under [quality] takes those "
+                "of role quality"
+            )
+        self.contract = by = card.quality
+        super().__init__(session, card, by)
+        self.name, self._template = by.measure, arcface_template(self.side_px)
+        if by.eyes_px is not None:
+            eyes = np.array(by.eyes_px, np.float32).reshape(2, 2)
+            moved = estimate_similarity(self._template[:2], eyes)
+            self._template = (self._template @ moved[:, :2].T + moved[:, 2]).astype(np.float32)
+
+    def measure(self, pixels: Pixels, landmarks_px: Floats) -> float:
+        """The quality, 0 to 100, of the face with `landmarks_px` float32[5, 2] in a picture.
+
+        Raises VectorUnusable where the model gives no number.
+        """
+        crop = align(pixels, landmarks_px, self.side_px, self._template)
+        x, by = self._read(crop[None])[0, self._index], self.contract
+        with np.errstate(all="ignore"):
+            share = x if by.w is None else 1 / (1 + np.exp((by.x0 - x) / by.w))
+            quality = float(by.h * (by.a + by.s * share))
+        if not math.isfinite(quality):
+            raise VectorUnusable(f"{self.name} is no number: report this photograph")
+        return math.floor(min(max(quality, 0.0), 100.0) + 0.5)
+
+    def measure_scale(self, landmarks_px: Floats) -> float:
+        """Pixels of its crop for a pixel of the picture."""
+        matrix = estimate_similarity(landmarks_px, self._template)
+        return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+    def is_missed(self, measures: Mapping[str, float], kind: PhotographKind) -> bool:
+        """True where, by its measures, a photograph of this kind is to be taken anew."""
+        return kind in self.contract.of and measures[self.name] < self.contract.least
+
+
+def open_measure(card: ModelCard) -> QualityMeasure:
+    """The measure of a card; raises what opening a session does, and `ModelCardInvalid`."""
+    return QualityMeasure(open_session(card, SessionOptions(provider="cpu")), card)
 
 
 def judge_light(pixels: Pixels) -> tuple[Reason, ...]:

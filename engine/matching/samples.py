@@ -173,7 +173,7 @@ def make_samples(
             unseen,
             vector=None if one.vector is None else next(rotated),
             problems=one.problems,
-            quality={} if one.quality is None else asdict(one.quality),
+            quality={} if one.quality is None else {**asdict(one.quality), **one.measures},
             crop=seal_crop(vault, digest, one.crop)
             if with_crops and one.crop is not None
             else None,

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
 from indexes.atomic_files import replacing
+from schema.reasons import About, PhotographKind, Reason
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 
@@ -37,6 +38,8 @@ class Role(StrEnum):
     EMBEDDER = "embedder"
     LIVENESS = "liveness"
     """Tells of a face how live it seems."""
+    QUALITY = "quality"
+    """Measures how good a photograph of a face is."""
 
 
 class Step(StrEnum):
@@ -127,6 +130,29 @@ class LivenessContract(Struct, frozen=True, forbid_unknown_fields=True):
         return self.live if self.spoof is None else self.spoof
 
 
+class QualityContract(Struct, frozen=True, forbid_unknown_fields=True):
+    """A measure by its name in ISO/IEC 29794-5, and how a quality from 0 to 100 is made of it.
+
+    Of number `index` of `output` (empty: the first), x, the quality is `h * (a + s * f)`, rounded:
+    f is 1 / (1 + exp((x0 - x) / w)), or x itself without `w`. A photograph `of` these kinds with
+    less than `least` is sent back for `reason`. `eyes_px` are x and y of both eyes in the crop,
+    the left one of the picture first; None: those of the alignment.
+    """
+
+    measure: Annotated[str, Meta(pattern="^[A-Z][A-Za-z]{0,63}$")]
+    least: Annotated[float, Meta(ge=0, le=100)] = 0
+    of: tuple[PhotographKind, ...] = (PhotographKind.LIVE,)
+    reason: Reason = Reason.UNCLEAR
+    h: float = 100
+    a: float = 0
+    s: float = 1
+    x0: float = 0
+    w: float | None = None
+    eyes_px: tuple[float, float, float, float] | None = None
+    output: str = ""
+    index: _Count = 0
+
+
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
@@ -153,6 +179,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     rewriting: tuple[Step, ...] = DEFAULT_STEPS
     thresholds: CardThresholds | None = None
     liveness: LivenessContract | None = None
+    quality: QualityContract | None = None
     folder: Path = Path()
 
     @property
@@ -297,9 +324,6 @@ def _find(card: ModelCard) -> Path:
 
 
 def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
-    def refuse(key: str, wanted: str) -> ModelCardInvalid:
-        return ModelCardInvalid(f"{path}: `{key}` must be {wanted}")
-
     try:
         card = msgspec.convert(table, ModelCard)
     except msgspec.ValidationError as error:
@@ -312,40 +336,42 @@ def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
         sha256=card.sha256.lower(),
         transform_sha256=card.transform_sha256.lower(),
     )
-    _require_consistent(card, refuse)
-    if card.liveness is not None and "rewriting" not in table:
+    for key, wanted in _find_faults(card):
+        raise ModelCardInvalid(f"{path}: `{key}` must be {wanted}")
+    if card.role in (Role.LIVENESS, Role.QUALITY) and "rewriting" not in table:
         # The usual steps are for embedders: of any other graph nobody has compared them.
         card = replace(card, rewriting=())
     return replace(card, rewriting=tuple(step for step in Step if step in card.rewriting))
 
 
-def _require_consistent(card: ModelCard, refuse: Callable[[str, str], ModelCardInvalid]) -> None:
-    """Raises what `refuse` makes of a key and of what it must be."""
+def _find_faults(card: ModelCard) -> Iterator[tuple[str, str]]:
+    """Keys at fault, each with what it must be."""
     if not _SHA256.fullmatch(card.sha256):
-        raise refuse("sha256", "64 hexadecimal digits")
+        yield "sha256", "64 hexadecimal digits"
     if card.transform and not _SHA256.fullmatch(card.transform_sha256):
-        raise refuse("transform_sha256", "64 hexadecimal digits, those of `transform`")
-    _require_of_role(card, refuse)
+        yield "transform_sha256", "64 hexadecimal digits, those of `transform`"
+    yield from _find_faults_of_role(card)
     side = card.input.width_px
     if card.role is not Role.DETECTOR and (side != card.input.height_px or side == 0):
-        raise refuse("width_px", "the side of a square crop, equal to `height_px`")
+        yield "width_px", "the side of a square crop, equal to `height_px`"
 
 
-def _require_of_role(card: ModelCard, refuse: Callable[[str, str], ModelCardInvalid]) -> None:
+def _find_faults_of_role(card: ModelCard) -> Iterator[tuple[str, str]]:
     """The same for what belongs to one role alone."""
-    if card.role is Role.DETECTOR and card.transform:
-        raise refuse("transform", "left out: a detector gives no vectors")
-    if card.role is Role.DETECTOR and card.thresholds is not None:
-        raise refuse("thresholds", "left out: a detector compares nothing")
-    if card.role is Role.EMBEDDER and card.dimension == 0:
-        raise refuse("dimension", "the length of an embedding")
-    if (card.role is Role.LIVENESS) != (card.liveness is not None):
-        raise refuse("liveness", "a table of a card of role liveness, and of no other")
-    if card.liveness is not None:
-        if card.transform or card.thresholds is not None or card.dimension:
-            raise refuse("role", "another: a judge of liveness makes no vectors")
-        if card.liveness.least > card.liveness.live:
-            raise refuse("spoof", "at most `live`")
+    if card.role is Role.EMBEDDER:
+        if card.dimension == 0:
+            yield "dimension", "the length of an embedding"
+    elif card.transform or card.thresholds is not None:
+        yield "role", "embedder, of a card with a transform or thresholds"
+    for role, table in ((Role.LIVENESS, card.liveness), (Role.QUALITY, card.quality)):
+        if (card.role is role) != (table is not None):
+            yield role, f"a table of a card of role {role}, and of no other"
+        if table is not None and card.dimension:
+            yield "dimension", "left out: a score is no vector"
+    if card.liveness is not None and card.liveness.least > card.liveness.live:
+        yield "spoof", "at most `live`"
+    if card.quality is not None and card.quality.reason.row.about is not About.PHOTOGRAPH:
+        yield "reason", "one of a photograph"
 
 
 FORMAT = 1

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def verify(
         "threshold": threshold,
         "fmr": rates.verify,
         "fmr_at_score": rate,
-        "quality": {name: _quality(one) for name, one in pair.items()},
+        "quality": {name: one.measured or None for name, one in pair.items()},
         "frames": told,
         "model_digest": models.model_digest(settings),
         "warnings": warnings,
@@ -75,7 +75,7 @@ def verify(
 
 def _warn_beside(pair: dict[str, Extraction], is_match: bool | None) -> Iterator[str]:
     for name, one in pair.items() if is_match is False else ():
-        if shows_another(_quality(one) or {}):
+        if shows_another(one.measured):
             yield f"{name} shows several faces: {ADVICE[Reason.SEVERAL_FACES]['en']}"
 
 
@@ -167,30 +167,22 @@ def _fuse(
         alone = None if calibration is None else calibration.threshold_at(rates.verify, kind)
         return frames[0], [], alone
     # Not above: they load the database, and most photographs come alone.
-    from engine.faces.quality import Quality
     from engine.matching.checks.picture import describe_frames, fuse_frames
     from engine.matching.samples import Sample
 
     samples = [
         replace(
-            Sample.unseen(image),
-            vector=one.vector,
-            problems=one.problems,
-            quality=_quality(one) or {},
+            Sample.unseen(image), vector=one.vector, problems=one.problems, quality=one.measured
         )
         for image, one in zip(images, frames, strict=False)
     ]
     thresholds = None if calibration is None else Thresholds.from_calibration(calibration, rates)
     # Without a calibration nobody knows whether frames are of one person: then they differ.
     whole = fuse_frames(samples, 1.0 if thresholds is None else thresholds.one_person)
-    quality = Quality(**whole.quality) if whole.quality else None
-    face = replace(frames[0], vector=whole.vector, problems=whole.problems, quality=quality)
+    best = frames[[one.digest for one in samples].index(whole.digest)]
+    face = replace(best, vector=whole.vector, problems=whole.problems)
     threshold = None if thresholds is None else thresholds.verify_for(whole.length)
     return face, describe_frames(whole), threshold
-
-
-def _quality(one: Extraction) -> dict[str, float] | None:
-    return None if one.quality is None else asdict(one.quality)
 
 
 def _extract_each(paths: Sequence[Path], extract_batch: Any) -> list[Extraction | SosieError]:
@@ -219,7 +211,7 @@ def _describe(path: Path, one: Extraction | SosieError) -> dict[str, Any]:
     return {
         "image": str(path),
         "problems": list(one.problems),
-        "quality": _quality(one),
+        "quality": one.measured or None,
         "box_px": None if one.box_px is None else [round(side, 1) for side in one.box_px],
         "size_px": list(one.size_px),
     }

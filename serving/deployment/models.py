@@ -13,6 +13,7 @@ from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
+from engine.faces.quality import open_measure
 from engine.matching.calibration import UNSET, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import (
     CARDS_FOLDER,
@@ -241,11 +242,15 @@ def open_embedder(settings: Settings) -> Embedder:
 
 def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
     """The configuration of an extractor; `threads` overrides the settings."""
+    measures = [open_measure(load_card(Path(one))) for one in settings.quality.models]
+    if len({one.name for one in measures}) < len(measures):
+        raise ModelCardInvalid("two cards of `models` under [quality] are of one measure: name one")
     return faces.ExtractorConfig(
         threads=settings.models.threads if threads is None else threads,
         images=ImageLimits(cpu_s=settings.models.decode_cpu_s),
         quality=settings.quality.limits(),
         competing_share=settings.models.competing_share,
+        measures=measures,
     )
 
 

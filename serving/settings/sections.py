@@ -85,6 +85,9 @@ class ModelSettings(Section):
 class QualitySettings(Section):
     """Limits beyond which a photograph is sent back, by its kind."""
 
+    models: tuple[str, ...] = setting(
+        (), "cards of models of yours that measure it, as those of ISO/IEC 29794-5; empty: none"
+    )
     live: QualityLimits = setting(QualityLimits(), "of the person, and of what was not told")
     printed: QualityLimits = setting(QualityLimits(), "of the document")
     chip: ChipLimits = setting(ChipLimits(), "read from the document's chip")

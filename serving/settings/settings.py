@@ -173,7 +173,11 @@ def _pin_calibration(given: dict[str, Any]) -> dict[str, Any]:
     return given | {"models": {"calibration": 1} | models}
 
 
-_ANCHORED = {"models": ("embedder", "second", "detector", "folder"), "liveness": ("judge",)}
+_ANCHORED = {
+    "models": ("embedder", "second", "detector", "folder"),
+    "liveness": ("judge",),
+    "quality": ("models",),
+}
 _PATHS = frozenset({"folder", "judge"})
 """Those that are a path in any case, and never the name of a built-in card."""
 
@@ -184,10 +188,12 @@ def _anchor_paths(given: dict[str, Any], home: Path) -> dict[str, Any]:
         values = given.get(section)
         if isinstance(values, dict):
             anchored = {
-                key: str(home / value)
+                key: [str(home / str(one)) for one in value]
+                if isinstance(value, list)
+                else str(home / value)
                 for key, value in values.items()
-                if key in keys and isinstance(value, str)
-                if is_card_file(value) or (value and key in _PATHS)
+                if key in keys and isinstance(value, str | list)
+                if isinstance(value, list) or is_card_file(value) or (value and key in _PATHS)
             }
             given = given | {section: values | anchored}
     return given

@@ -81,6 +81,10 @@ def test_a_card_named_in_the_file_lies_in_the_home(tmp_path) -> None:
     assert found.embedder == str(tmp_path / "cards" / "own.toml")
     assert (found.folder, Settings().models.folder) == (str(tmp_path / "kept"), "")
     assert load_settings(tmp_path).models.detector == "yunet"
+    other = tmp_path / "other"
+    other.mkdir()
+    write_settings(other, {"quality": {"models": ["range.toml", "/etc/blur.toml"]}})
+    assert load_settings(other).quality.models == (str(other / "range.toml"), "/etc/blur.toml")
 
 
 @pytest.mark.parametrize("name", ["cards/own", "own.toml", "cards/own.toml"])

@@ -9,6 +9,7 @@ import pytest
 
 from serving.cli.inputs import open_deployment
 from tests.liveness_models import write_judge
+from tests.quality_models import USUAL, write_measure
 from tests.row_codes import vouch
 from tests.serving.authority_service import answer, serve_authority
 
@@ -190,3 +191,34 @@ def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_fa
     assert (found["state"], "it decides" in found["detail"]) == ("ok", True)
     (home / "judge.onnx").write_bytes(b"another")
     assert sosie(*doctor, env=env).check("liveness judge")["state"] == "broken"
+
+
+def test_a_measure_of_quality_is_on_record_decides_by_its_limit_and_replays(
+    home, sosie, request_of, photographs
+) -> None:
+    card = write_measure(home, f'{USUAL}\nleast = 99.9\nreason = "LOW_CONTRAST"')
+    env = {"SOSIE_QUALITY__MODELS": json.dumps([str(card)])}
+    request = request_of(home, portrait_kind="printed")
+    rejected = sosie(*request, "--json", env=env).json
+    told = [(one["reason"], one["photograph"]) for one in rejected["reasons"]]
+    assert told == [("LOW_CONTRAST", "live")]
+    for name in ("live", "portrait"):
+        assert 50 < rejected["quality"][name]["DynamicRange"] < 99.9
+    shown = ("show", rejected["enrollment_id"], "--replay", "--home", home, "--json")
+    record = sosie(*shown).json
+    assert record["replay"]["agrees"] is True
+    assert record["quality"] == rejected["quality"]
+    again = sosie("extract", photographs.live, "--home", home, "--json", env=env).json["images"]
+    assert again[0]["quality"]["DynamicRange"] == record["quality"]["live"]["DynamicRange"]
+    frames = ("verify", home, photographs.live, "--json")
+    (home / photographs.live.name).write_bytes(photographs.live.read_bytes())
+    (home / photographs.later.name).write_bytes(photographs.later.read_bytes())
+    fused = sosie(*frames, env={**env, "SOSIE_HOME": str(home)}).json
+    assert {one["quality"]["DynamicRange"] > 0 for one in fused["frames"]} == {True}
+    doctor = ("doctor", "--home", home, "--json")
+    found = sosie(*doctor, env=env).check("quality")
+    assert (found["state"], "DynamicRange" in found["detail"]) == ("ok", True)
+    twice = {"SOSIE_QUALITY__MODELS": json.dumps([str(card), str(card)])}
+    assert "one measure" in sosie(*doctor, env=twice).check("quality")["detail"]
+    (home / "range.onnx").write_bytes(b"another")
+    assert sosie(*doctor, env=env).check("quality")["state"] == "broken"
