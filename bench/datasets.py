@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.core.reports import Setup
 from engine.accuracy.dataset import LabelledFolder
-from engine.accuracy.photographs import find_images
+from engine.accuracy.photographs import Picture, encode_png, find_images, retake
 from engine.accuracy.population import BLOCK, Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
@@ -224,8 +224,6 @@ def _score_pairs(one: Vectors, other: Vectors) -> Vectors:
 
 LFW = Path(__file__).parents[2] / "shared" / "lfw"
 """Beside the checkout; an installed package has none."""
-ASTRONAUT_FACE = (slice(0, 250), slice(100, 350))
-LARGEST_SHIFT_PX = 20
 
 
 @frozen
@@ -255,7 +253,7 @@ def open_pairs(faces: Path | None, count: int, seed: int) -> Iterator[Photograph
         yield _draw_pairs(find_faces(faces), count, seed)
         return
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
-        yield _make_portraits(Path(folder), count, seed)
+        yield _make_portraits(Path(folder), count)
 
 
 def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
@@ -270,22 +268,11 @@ def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
     return PhotographPairs(pairs, f"{faces.parent.name}/{faces.name}")
 
 
-def _make_portraits(folder: Path, count: int, seed: int) -> PhotographPairs:
-    """250x250 JPEGs of one portrait, shifted and lit differently: the work of LFW, one face."""
-    from PIL import Image
-
-    rng = np.random.default_rng(seed)
-    portrait = np.asarray(find_images("--faces").astronaut())
-    paths = []
-    for number in range(2 * count):
-        down, right = rng.integers(0, LARGEST_SHIFT_PX + 1, 2)
-        rows, columns = ASTRONAUT_FACE
-        crop = portrait[
-            rows.start + down : rows.stop + down, columns.start + right : columns.stop + right
-        ]
-        lit = np.clip(crop * rng.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
-        path = folder / f"{number:05d}.jpg"
-        Image.fromarray(lit).save(path, quality=90)
-        paths.append(path)
+def _make_portraits(folder: Path, count: int) -> PhotographPairs:
+    """250x250 JPEGs of one portrait, taken anew again and again: the work of LFW, one face."""
+    portrait = Picture("astronaut", encode_png(find_images("--faces").astronaut()[:250, 100:350]))
+    paths = [folder / f"{number:05d}.jpg" for number in range(2 * count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(retake(portrait, number).data)
     pairs = tuple(zip(paths[::2], paths[1::2], strict=True))
-    return PhotographPairs(pairs, "scikit-image astronaut, shifted and lit (LFW is not here)")
+    return PhotographPairs(pairs, "scikit-image astronaut, taken anew (LFW is not here)")

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from engine.errors import advise_extra
 from loadtest.errors import LoadTestRefused, signals_ignored
 from loadtest.exchange import Keys, ServiceAddress, service_environment
 from loadtest.participants import SpecimenNumbers
+from schema.options import NO_LIMITS
 from serving.cluster.environment import OwnedFolder
 from serving.cluster.processes import ChildService
 
@@ -161,9 +163,6 @@ def _ask(*arguments: str) -> subprocess.CompletedProcess[str]:
 UNBOUNDED = {
     "SOSIE_SERVE__RATE_LIMIT": "0",
     "SOSIE_SERVE__KEY_SHARE": "1",
-    "SOSIE_LIMITS__HOLDER_FAILURES": "0",
-    "SOSIE_LIMITS__HOLDER_SHOWN": "0",
-    "SOSIE_LIMITS__OUTLET_KEY_FAILURES": "0",
-    "SOSIE_LIMITS__KEY_FAILURES": "0",
+    **{f"SOSIE_LIMITS__{name.upper()}": str(one) for name, one in asdict(NO_LIMITS).items()},
 }
 """Two keys ask for a whole country, and plant frauds: bounds by key would measure themselves."""

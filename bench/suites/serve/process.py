@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import field, replace
+from dataclasses import asdict, field, replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from schema import actors, frozen
 from schema.documents import Document
+from schema.options import NO_LIMITS
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, tenant_of
 from serving.cluster.processes import (
@@ -214,16 +215,7 @@ class Home:
             return templates.issue(deployment.vault.rotate(faces), tenant_of(caller))
 
 
-UNBOUNDED = {
-    "serve": {"rate_limit": 0, "key_share": 1},
-    "limits": {
-        "holder_failures": 0,
-        "holder_shown": 0,
-        "outlet_key_failures": 0,
-        "key_failures": 0,
-        "searched_faces": 0,
-    },
-}
+UNBOUNDED = {"serve": {"rate_limit": 0, "key_share": 1}, "limits": asdict(NO_LIMITS)}
 """One key asks for all: bounds by key would measure themselves."""
 
 
