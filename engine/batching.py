@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from engine.errors import copy_for_one
+from schema import frozen
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _answer_all(answers: Sequence[tuple[Call[Any, Any], Any]]) -> None:
         call.set_result(result)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lane:
     """A queue of calls; lanes that have calls alternate.
 
@@ -129,7 +129,7 @@ class Lane:
     prepare: Callable[[Sequence[Call[Any, Any]]], object] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusals:
     """Errors of refused calls; each caller gets a copy of its own.
 

@@ -6,7 +6,6 @@ import platform
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -31,6 +30,7 @@ from indexes.errors import IndexFault
 from indexes.exact.intrinsics import is_private, machine_code_folder
 from indexes.gallery import Gallery
 from indexes.segmented.merging import narrowed
+from schema import frozen
 from schema.decisions import Comparison
 from schema.events import WebhookState
 from schema.reasons import LivenessUse
@@ -65,7 +65,7 @@ class State(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """Result of one check; `advice` says what to do if it is not ok."""
 

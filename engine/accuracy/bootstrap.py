@@ -9,7 +9,6 @@ share where nothing happened the upper end is three over the number of people: t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from engine.accuracy.pair_scores import (
 )
 from engine.matching.calibration import OperatingPoint
 from indexes.base import Doubles, Flags, Floats, Ints
+from schema import frozen
 
 REPLICATES = 500
 FEW_EVENTS = 10
@@ -163,7 +163,7 @@ MIN_PEOPLE = 30
 """With fewer, even the interval of a share without events reaches above 10 %."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """Share of `trials` with an event, from `people` people, with its 95 % interval."""
 

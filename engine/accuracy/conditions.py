@@ -10,8 +10,6 @@ interval of a ratio divides the ends of both groups' intervals: it is wide on pu
 worst and the best group were chosen after the fact.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from engine.accuracy.bootstrap import (
@@ -35,12 +33,13 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
 )
 from indexes.base import Flags, Floats, Ints
+from schema import frozen
 
 MIXED, UNKNOWN = -2, -1
 """Codes of comparisons with two different labels, or with a side without one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """Rates of one label; `fnmr` or `fmr` is None where a reason is given instead.
 
@@ -60,7 +59,7 @@ class Group:
     fmr_refused: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Differential:
     """The worst group's rate over the best one's, and over the geometric mean of all.
 
@@ -75,7 +74,7 @@ class Differential:
     over_geometric_mean: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttributeReport:
     """Groups of a column and both differentials (None with fewer than two groups to compare).
 
@@ -94,7 +93,7 @@ class AttributeReport:
     false_positive: Differential | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class GroupSample:
     """Input of every column: templates, their comparisons, and the threshold.
 
@@ -248,7 +247,7 @@ def _badness(measure: str, values: Floats) -> Floats:
     return distance
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QualityBand:
     """A band with values up to `worst`: degrees to either side, or distance from mid exposure.
 
@@ -263,7 +262,7 @@ class QualityBand:
     refused: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeasuredQuality:
     """The bands of one measure, best first."""
 
@@ -272,7 +271,7 @@ class MeasuredQuality:
     bands: tuple[QualityBand, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QualityBands:
     """FNMR at `threshold`, over all mated comparisons and by band.
 
@@ -285,7 +284,7 @@ class QualityBands:
     measures: tuple[MeasuredQuality, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conditions:
     """Rates at `threshold`, which keeps `common_fmr`; None where nothing was given.
 

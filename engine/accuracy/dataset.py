@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from engine.accuracy.photographs import list_photographs
 from engine.errors import RequestError
 from engine.faces.quality import Quality
 from indexes.base import Flags, Floats, Ints, Octets
+from schema import frozen
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -24,7 +25,7 @@ MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LabelledFolder:
     """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order."""
 
@@ -72,7 +73,7 @@ Progress = Callable[[int, int], None]
 """Called with the photographs done and the photographs in total."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Embeddings:
     """Extraction results of a folder, a row per photograph.
 
@@ -180,7 +181,7 @@ MAX_LABELS = 40
 MAX_COLUMNS = 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Labels:
     """A column: `names` of its groups, and `codes` int64[photographs], -1 without a label."""
 

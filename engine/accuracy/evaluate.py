@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from engine.accuracy.pair_scores import (
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
 from indexes.base import Floats, Ints
+from schema import frozen
 
 GALLERIES = (10_000, 100_000, 1_000_000)
 FPIR = 0.1
@@ -72,7 +73,7 @@ HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Acquisition:
     """Failure to acquire (ISO/IEC 19795-1): shares of all photographs, with their intervals.
 
@@ -140,7 +141,7 @@ MAX_FLAGGED_PAIRS = 1000
 """Limit of flagged pairs; a model that distinguishes nobody would flag all."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Flagged:
     """Flagged `pairs` as rows of templates, highest score first.
 
@@ -189,7 +190,7 @@ def flag_strangers(singles: TemplateSet, mated: Floats, nonmated: Floats) -> Fla
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class Evaluation:
     """Result of an evaluation; rates from 0 to 1, intervals of 95 %.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, pairwise
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RateUnsupported
 from indexes.base import Doubles, Flags, Floats, Ints
+from schema import frozen
 
 COMMON_FMR = 1e-4
 MIN_EXPECTED_PAIRS = 10
@@ -78,7 +78,7 @@ MOST_PHOTOGRAPHS = 8
 """Of a person that are compared: more add time and memory, but no people."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ComparedPairs:
     """Compared rows of templates, `left` before `right`, int64[k], and `scores` float32[k]."""
 
@@ -128,7 +128,7 @@ def find_close_strangers(templates: TemplateSet, least: float) -> ComparedPairs:
     return ComparedPairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TemplateSet:
     """Templates, of one or two photographs each, in the order of their people.
 
@@ -193,7 +193,7 @@ def fuse(*photographs: Floats) -> Floats:
     return total
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PairScores:
     """Scores of all comparisons of templates.
 

@@ -3,7 +3,7 @@ one in place of another of the same person."""
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
+from schema import frozen
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 JPEG_QUALITY = 75
@@ -20,7 +21,7 @@ BLUR_EYE_SHARE = 0.12
 """Radius of a blur that the quality limits refuse, in inter-eye distances."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Picture:
     """An image file and its label; `is_made` says that it was derived from another photograph."""
 
@@ -86,7 +87,7 @@ MAX_PHOTOGRAPHS = 100
 MAX_OF_A_PERSON = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Person:
     """One person's pictures: photographs first, then those made of them."""
 
@@ -94,7 +95,7 @@ class Person:
     pictures: tuple[Picture, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """Photographs by person, and a title that says where they come from."""
 

@@ -14,7 +14,7 @@ A real face belongs to no such group, so it has fewer look-alikes here than amon
 It consists of means, covariances and six numbers, without a vector of any photograph.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +23,7 @@ import numpy as np
 from engine.accuracy.pair_scores import fuse
 from engine.errors import CalibrationError
 from indexes.base import Floats, Ints
+from schema import frozen
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
@@ -32,7 +33,7 @@ PEOPLE, PHOTOGRAPHS = 0, 1
 GROUP_SEED = 20_190_712
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Population:
     """A fitted population: `mean` float32[d], lower Cholesky factors `between` and `within`
     float32[d, d], and the parameters of noise and groups."""
@@ -108,7 +109,7 @@ class Population:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 # Those fitted by earlier versions know nobody who is hard to recognise.
-                given = {name: stored[name] for name in cls.__slots__ if name in stored}
+                given = {x.name: stored[x.name] for x in fields(cls) if x.name in stored}
             return cls(**{name: x if x.ndim else x.item() for name, x in given.items()})
         except FileNotFoundError as error:
             raise CalibrationError(f"no population {path.name}: fit one first") from error

@@ -1,11 +1,12 @@
 """Figures of a plan, with their units and sources."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, StrEnum
 from typing import Any
 
 from indexes.segmented.merging import SegmentsConfig
+from schema import frozen
 
 
 class FigureOrigin(StrEnum):
@@ -15,7 +16,7 @@ class FigureOrigin(StrEnum):
     ASSUMED = "assumed"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VectorKind:
     """Vectors of `dim` floats of `float_bytes` each in the gallery's memory."""
 
@@ -45,7 +46,7 @@ def _by_stored_bytes(value: float, kind: VectorKind) -> float:
     return value + (kind.dim - USUAL.dim) * USUAL.float_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assumed:
     """Label and unit of a quantity, and the value assumed without a measurement, with why.
 
@@ -179,7 +180,7 @@ class Quantity(Enum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlanFigure:
     """A value in the unit of its quantity; `source` names the machine, or why it is assumed."""
 
@@ -188,7 +189,7 @@ class PlanFigure:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeasuredMachine:
     """A machine that figures were measured on."""
 
@@ -209,7 +210,7 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> PlanFigure:
     return PlanFigure(value, FigureOrigin.ASSUMED, source)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlanFigures:
     """All quantities, measured on `machine` or assumed.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Self
 
 from engine.capacity import ERASURES_GATHER_S, EXTRACTING_THREADS
 from engine.capacity.figures import PlanFigures, Quantity
 from engine.errors import RequestError
+from schema import frozen
 
 MAX_FACES = 100_000_000_000
 MAX_ARRIVALS = 1_000_000.0
@@ -17,7 +17,7 @@ DAY_S = 86_400
 """A day is calculated at the busiest rate throughout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Demand:
     """Demand: `faces` in the gallery, enrollments and searches per second in the busiest hour.
 
@@ -61,7 +61,7 @@ MAX_BANDWIDTH_BYTES_S = 200e9
 """What a server's memory sustains, however many cores read it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Affine:
     """Seconds of a call by its number of items: a fixed part, and one for each item."""
 
@@ -81,7 +81,7 @@ class Affine:
         return cls(alone_s - item_s, item_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Node:
     """A machine; a gallery may take `memory_share` of its memory.
 
@@ -98,7 +98,7 @@ class Node:
         return self.memory_bytes * self.memory_share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Costs:
     """Core-seconds of photographs, HTTP and scans, and seconds of the one writer.
 
@@ -198,7 +198,7 @@ MAX_SHARDS = 256
 """Limit of `[gallery] shards`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class MachineLayout:
     """Machines: a single one (`ingress_nodes` 0), or one for the registrar and some for ingresses.
 
@@ -233,7 +233,7 @@ class MachineLayout:
         return math.ceil(faces / max(self.shards, 1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Memory:
     """Bytes of memory of the gallery and of the nodes; `peak` while the largest segments merge."""
 
@@ -269,7 +269,7 @@ class Memory:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Disk:
     """Bytes of the store with an enrollment for each face, of its growth in a day, and of the
     gallery's snapshot; that of shards is in parts, each on the node of its shard."""
@@ -293,7 +293,7 @@ class Disk:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Waits:
     """Seconds until the gallery is there, and until an erasure is in a snapshot.
 
@@ -336,7 +336,7 @@ class Waits:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Use:
     """Shares of time that ingress cores, the writer and the fullest scanner are busy, relative to
     full batches, and the average number of busy cores."""

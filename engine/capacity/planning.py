@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,7 @@ from engine.capacity.model import (
 from engine.capacity.simulation import SimulatedRun, Trial, quantile, simulate
 from engine.formatting import duration, plural, size
 from engine.matching.calibration import CalibrationCurve, Rate
+from schema import frozen
 
 WANTED_CANDIDATES = 0.1
 """False candidates per search that are workable, as with 100,000 faces at FMR 1e-6."""
@@ -50,7 +51,7 @@ _TEMPLATES = Environment(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FalseCandidates:
     """Expected strangers per search at `threshold`, with the calibration's 95 % interval.
 
@@ -110,7 +111,7 @@ def expect_candidates(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quantiles:
     """Latency quantiles in seconds."""
 
@@ -125,7 +126,7 @@ class Quantiles:
         return cls(quantile(times_s, 0.5), quantile(times_s, 0.99))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Simulated:
     """Result of simulating a layout.
 
@@ -156,7 +157,7 @@ class Simulated:
         return in_time and self.refused <= MAX_REFUSED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Sizing:
     """The layout of a plan, and what depends on it."""
 
@@ -193,7 +194,7 @@ UNSIZED = dict.fromkeys(("layout", "expected", "simulated", "memory", "disk"))
 """What a plan without a layout has of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CapacityPlan:
     """A plan; `sizing` is None where no layout will do: see `shortfall`."""
 
@@ -223,7 +224,7 @@ class Shortfall(Exception):
     """No layout will do; the message says why in one line."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Planning:
     """The terms of a plan; `copies` of each shard, where it has shards."""
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -20,6 +19,7 @@ from engine.capacity.model import (
     MachineLayout,
 )
 from indexes.base import Doubles, Ints
+from schema import frozen
 
 WARM_SHARE = 0.1
 """Share of the requests, at the beginning, that are not counted."""
@@ -30,7 +30,7 @@ Steps = Generator[Event, Any, None]
 """A process of SimPy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Trial:
     """Load of a simulation: Poisson arrivals."""
 
@@ -40,7 +40,7 @@ class Trial:
     """Enrollments at once for each ingress, of which more are refused (429); 0: no limit."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SimulatedRun:
     """Latencies in seconds since a request was due, float64[n].
 

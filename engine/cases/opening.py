@@ -1,7 +1,7 @@
 """Opening of cases: each is new, or is merged into an open one that shares a document."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from engine.registry.cases import AddedNote, CaseChange, CaseRecord
 from engine.registry.database import new_id
 from engine.registry.rows import Write, columns_of
 from engine.registry.store import Reader
+from schema import frozen
 from schema.actors import person_of
 from schema.cases import (
     ALIVE,
@@ -28,7 +29,7 @@ SAME_CHECK = timedelta(days=1)
 """Repeated failures within it are not added to the history; the audit has each of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class NewCase:
     """A case to be opened; fields as in `CaseRecord`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.embedder import Pixels
 from engine.models.onnx_sessions import Session
 from indexes.base import Doubles, Floats
+from schema import frozen
 
 _STRIDES = (8, 16, 32)
 _KINDS = ("cls", "obj", "bbox", "kps")
@@ -35,7 +35,7 @@ _ASIDE_DEG, _DEG_OF_SCORE = 30.0, 150.0
 _SCORE_SLACK = 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DetectorConfig:
     """Sizes and thresholds of the detection.
 
@@ -62,7 +62,7 @@ class DetectorConfig:
     upright_score: float = 0.915
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class DetectedFace:
     """A face: `box_px` (x, y, width, height), `landmarks_px` float32[5, 2]: eyes, nose, mouth
     corners, and `score` from 0 to 1.
@@ -98,7 +98,7 @@ class DetectedFace:
         return DetectedFace(box_px, landmarks_px.astype(np.float32), self.score)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _View:
     """The `faces` found in a picture, in its coordinates, when it is turned counterclockwise."""
 

@@ -10,12 +10,13 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, NamedTuple
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
 from engine.faces import face_records, jpeg2000
 from engine.formatting import size
+from schema import frozen
 
 Kind = Literal["JPEG", "PNG", "WEBP", "JPEG2000"]
 Size = tuple[int, int]
@@ -24,7 +25,7 @@ REDUCTIONS = (8, 4, 2)
 NAMES: dict[Kind, str] = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImageLimits:
     """Bounds on a file and its decoding; beyond them the photograph is refused.
 
@@ -73,7 +74,7 @@ class ImageLimits:
         }[kind]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImageHeader:
     """A picture before it is decoded; `stored_px` is (width, height).
 
@@ -234,7 +235,7 @@ def _read_segment(data: bytes, start: int) -> _Segment:
     return _Segment(marker, start, start + 4, end)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Frame:
     """The frame header: size, and the number of 8 x 8 blocks of each component by its id."""
 

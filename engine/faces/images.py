@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,6 +50,7 @@ from engine.faces.image_files import (
     read_header,
     read_tag,
 )
+from schema import frozen
 
 if TYPE_CHECKING:
     from engine.faces.embedder import Pixels
@@ -272,7 +273,7 @@ def _bound_memory(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Image:
     """Upright `pixels` uint8[h, w, 3] in RGB, of a picture of `size_px` (width, height).
 

@@ -7,7 +7,6 @@ import re
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from engine.models.catalog import (
 )
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats, Ints, Octets
+from schema import frozen
 
 Crops = Octets
 
@@ -72,7 +72,7 @@ def guess_contract(file: str, dimension: int, sha256: str = "") -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GraphShape:
     """Shape of a graph's input and output: 0 for a side or a dimension that it leaves open."""
 
@@ -162,7 +162,7 @@ def make_crops(side_px: int) -> Crops:
     return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) for one in small])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Examined:
     """A card that was tried: its model's outputs are finite, differ, and need no company.
 

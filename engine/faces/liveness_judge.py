@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,11 +19,12 @@ from engine.faces.embedder import CropScorer, Pixels
 from engine.models.catalog import ModelCard
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Doubles, Octets
+from schema import frozen
 from schema.decisions import JudgeEvidence
 from schema.reasons import Decision, Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judged:
     """A judge's result for a face, with its digest: a probability, NaN where it gave none."""
 
@@ -32,7 +32,7 @@ class Judged:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JudgeTerms:
     """What is made of the scores of a judge that looks at the picture itself, of the model
     `digest`: live from `live` on, not live below `spoof`. Its findings decide where it `enforces`.
@@ -65,7 +65,7 @@ class JudgeTerms:
 _GRAVITY = {None: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judgement:
     """A judge's finding on the picture itself; `found` is live, spoof, uncertain or none."""
 

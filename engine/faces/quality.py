@@ -6,7 +6,6 @@ the eyes, other covers by the length of the embedder's vector alone.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from engine.faces.embedder import CropScorer, Pixels, align, arcface_template, e
 from engine.models.catalog import ModelCard
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats
+from schema import frozen
 from schema.options import QualityLimits
 from schema.reasons import PhotographKind, Reason
 
@@ -67,7 +67,7 @@ _WHOLE_FACE = np.stack(
 ).reshape(-1, 2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quality:
     """Quality measures of one face.
 

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Any
 
@@ -41,12 +41,13 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from schema import frozen
 from schema.documents import AdmittedRow
 from schema.people import Consent
 from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, About, PhotographKind, Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunk:
     """Subscribers of one import; `rows` and `failed` count its rows, `audit_number` is the last
     audit entry before it. To count look-alikes costs a search of the whole gallery."""
@@ -60,7 +61,7 @@ class Chunk:
     subscribers: tuple[Subscriber, ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChunkAnswer:
     """The plan of a chunk; `is_committed` where it is durable. `look_alikes` is counted when it is
     planned first."""
@@ -79,7 +80,7 @@ AdmitChunk = Callable[[Chunk, str | None], ChunkAnswer]
 """Plans a chunk (None), or commits the plan of this digest; else it gives a new plan."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ChunkPlanner:
     """Decides on subscribers by the registry, the gallery and the watch-list of the judge, and its
     thresholds `same_document` (holder's reference) and `review` (look-alikes, watch-list)."""

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
@@ -26,10 +26,11 @@ from engine.imports.row_parser import Columns, RowFault
 from engine.registry.database import new_id
 from engine.spreadsheets import guard_cells
 from indexes.atomic_files import OWNER_ONLY
+from schema import frozen
 from schema.documents import RowOutcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Tally:
     """Counts of rows; `failures` and `warnings` count faults by code: a row may have several.
 
@@ -209,7 +210,7 @@ def _require_report(path: Path) -> None:
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Identity of an import; only a journal of the same one is continued."""
 
@@ -218,7 +219,7 @@ class Identity:
     terms_digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """The state after a chunk: rows up to `last_row` are done, as `tally` counts them.
 
@@ -267,7 +268,7 @@ class Journal:
         lines, head, entries = _read_journal(path)
         if head is None:
             return None
-        if Identity(**{key: str(head.get(key)) for key in Identity.__slots__}) != identity:
+        if Identity(**{one.name: str(head.get(one.name)) for one in fields(Identity)}) != identity:
             raise RequestError(
                 f"{path} belongs to another import: the data, an option or the deployment has "
                 "changed; start over with --no-resume, no row is imported twice"

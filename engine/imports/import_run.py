@@ -4,7 +4,6 @@ as `chunks` does."""
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from engine.imports.import_report import Tally
 from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
 from engine.imports.row_parser import RawRow, Row, RowReader
 from indexes.atomic_files import replacing
+from schema import frozen
 
 READ_ROWS = 256
 """Rows parsed at once."""
@@ -32,7 +32,7 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ImportTerms:
     """Parameters of a run.
 
@@ -105,7 +105,7 @@ def _read_rows(raws: Iterable[RawRow], reader: RowReader) -> Iterator[Row]:
         yield from reader.read(batch)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Summary:
     """Result of an import: `tally` over all its runs, `seconds` and `photographs_now` of this run,
     which began after row `resumed_after`."""

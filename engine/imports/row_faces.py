@@ -6,7 +6,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +21,7 @@ from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.samples import Sample
 from engine.models.catalog import Transform
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.reasons import PhotographKind, Reason
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -97,7 +98,7 @@ PREFETCHED = 2
 _MIN_NORM = 1e-6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class RowFaces:
     """A row with its faces; a template takes the place of `live`. `samples` has the usable
     photographs."""
@@ -263,7 +264,7 @@ def _normalise(vector: Vector, dim: int) -> Vector | None:
     return unit
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class JudgedRow:
     """A row before it is compared with the registry; `subscriber` is None where it has failed.
 

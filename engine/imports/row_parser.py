@@ -6,7 +6,7 @@ No fault holds the value of a cell.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, StrEnum
 
@@ -25,6 +25,7 @@ from engine.matching.documents import (
 from engine.matching.requests import normalise_msisdn
 from engine.registry.accounts import Outlet
 from indexes.base import Floats
+from schema import frozen
 from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, Document
 from schema.people import MAX_CONSENT_LENGTH, NO_CONSENT, Consent, GivenConsent, read_given
 from schema.reasons import FACE_NOT_KEPT, RECORD_DAMAGED, PhotographKind, Reason
@@ -55,7 +56,7 @@ REQUIRED = (Field.DOCUMENT_TYPE, Field.DOCUMENT_NUMBER, Field.NAME)
 FACES = (Field.LIVE, Field.PORTRAIT, Field.TEMPLATE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ColumnMapping:
     """Column names by field, where they differ from the field's name, and default values."""
 
@@ -63,7 +64,7 @@ class ColumnMapping:
     defaults: Mapping[Field, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Columns:
     """Zero-based positions and names of the columns, by field."""
 
@@ -171,7 +172,7 @@ _OTHER_MESSAGES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowFault:
     """A fault of a row; the row is imported only if none of its faults `is_failure`.
 
@@ -201,7 +202,7 @@ def is_sound(faults: tuple[RowFault, ...]) -> bool:
     return not any(fault.is_failure for fault in faults)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class RawRow:
     """A row as in the file, numbered from 1 after the header.
 
@@ -224,7 +225,7 @@ _LIMITS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReadingTerms:
     """Terms for reading values.
 
@@ -242,7 +243,7 @@ class ReadingTerms:
     unkept: Container[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Row:
     """A parsed row with its faults.
 

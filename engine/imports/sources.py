@@ -3,7 +3,6 @@
 import csv
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +14,7 @@ from pyarrow import parquet
 from engine.errors import RequestError
 from engine.imports.row_parser import ColumnMapping, Field, RawRow, find_columns
 from indexes.base import Floats
+from schema import frozen
 
 PARQUET_MAGIC = b"PAR1"
 _PIECE_BYTES = 1 << 20
@@ -54,7 +54,7 @@ MAX_LINES = 100
 """A row over more lines has a quote that was never closed, and other rows inside."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CsvForm:
     """Format of a CSV file."""
 

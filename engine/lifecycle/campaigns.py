@@ -1,7 +1,7 @@
 """Campaigns: many lines whose holders are asked for by one deadline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.registry.lines import LineRecord, Step
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.writer import ChangeRunner
+from schema import frozen
 from schema.lines import CampaignState, LineStatus
 
 LEAST = timedelta(hours=1)
@@ -31,7 +32,7 @@ TERMS = frozenset({"outlet", "opened_before", "opened_after"})
 UNKNOWN = "there is no such campaign: check its id"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CampaignTerms:
     """Whom a campaign asks for, until when, and what follows: see `start_campaign`."""
 

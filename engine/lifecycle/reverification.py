@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from math import ceil
 
@@ -26,6 +26,7 @@ from engine.registry.lines import (
 from engine.registry.rows import Write, choose, read_apart
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.writer import ChangeRunner
+from schema import frozen
 from schema.lines import (
     CampaignLineState,
     ExemptionCause,
@@ -355,7 +356,7 @@ def end_exemption(call: WriterCall, document_id: str, actor: str) -> None:
     call.commit(entry, EndedExemption(document_id))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SimChangeTerms:
     """`since`: the carriers that report every change, by code, and from which day on; `kept`: how
     long events stay, None for good."""
@@ -390,7 +391,7 @@ class SimChangeTerms:
         return SimChange(line.id, at if at >= now - monitored else None, monitored)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SimChange:
     """The last change of a line's SIM, its opening included; None: none within what is known."""
 

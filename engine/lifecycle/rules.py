@@ -6,7 +6,7 @@ A rule waits for an event of a line and is data, in TOML; a set of them is a car
 import re
 import tomllib
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date, timedelta
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -18,6 +18,7 @@ import msgspec
 
 from engine.errors import RequestError
 from engine.registry.lines import Step
+from schema import frozen
 from schema.lines import LineEventKind, LineService, LineStatus
 from schema.options import CarrierPeople, KeepFaces, LineLimits, PeopleRules, ProofBrings
 from schema.people import Channel, ProofLevel, ProofWay
@@ -117,7 +118,7 @@ class RuleSet(RulesAbout, frozen=True):
     rules: Mapping[LineEventKind, Rule] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineRules:
     """The rules of all carriers: `usual`, but for those with a set of their own."""
 

@@ -32,6 +32,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer, publish
 from indexes.base import Floats
 from indexes.gallery import Gallery
+from schema import frozen
 from schema.documents import Document, DocumentStatus, RowOutcome
 from schema.options import NO_CROPS, CropPolicy
 from schema.people import NO_CONSENT, Consent
@@ -142,7 +143,7 @@ def _read_vectors(gallery: Gallery, records: Sequence[DocumentRecord]) -> dict[s
     return {record.id: part for record, part in zip(records, parts, strict=True)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenedLine:
     """A line that was opened elsewhere; `msisdn` in E.164, carrier and outlet are known."""
 
@@ -152,7 +153,7 @@ class OpenedLine:
     opened_at: datetime
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Subscriber:
     """Subscriber of an existing base: a well-formed document, a rotated unit vector float32[d] and
     perhaps a line. `consent` is stored where the document had no holder before. `samples` are

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import add
@@ -21,6 +20,7 @@ from msgspec import Struct, structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
+from schema import frozen
 from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
 from schema.decoding import prepare
 
@@ -227,7 +227,7 @@ class Calibration(CalibrationSource, frozen=True, kw_only=True, forbid_unknown_f
         return calibration
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ThresholdRates:
     """An operator's choice: false match rates, and how far beyond all data `certain` stands.
 

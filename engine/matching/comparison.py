@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +16,7 @@ from engine.matching.samples import Sample
 from engine.registry.references import SecondTemplate
 from engine.registry.watchlist import WatchEntry
 from indexes.base import Floats, exact_scores, products, rounding_bound
+from schema import frozen
 from schema.decisions import Comparison, Interval, Watermarks
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Scan:
         return watch.search(self.probes, self.thresholds.lowest_review)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Scanned:
     """The part of a scan that is about one attempt; `searched_at`: the gallery's sequence then."""
 

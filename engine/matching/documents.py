@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -22,6 +22,7 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
+from schema import frozen
 from schema.documents import (
     DOCUMENT_TYPES,
     MAX_NAME_LENGTH,
@@ -35,7 +36,7 @@ from schema.reasons import Reason
 _LINE = re.compile(r"[A-Z0-9<]{44}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PassportZone:
     """The second line of a TD3 zone (ICAO Doc 9303, parts 3 and 4).
 
@@ -109,7 +110,7 @@ def _settle_century(born_on: date, on: date) -> date | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NumberRule:
     """The rule of one type's numbers, whenever they were given.
 

@@ -39,6 +39,7 @@ from engine.registry.rows import Write, choose
 from engine.registry.store import Reader, Store
 from engine.registry.writer import Writer
 from indexes.base import Floats
+from schema import frozen
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import DecidedEnrollment, OpenedCase, RecordedEvidence
 from schema.documents import DocumentStatus
@@ -293,7 +294,7 @@ class AttemptBatch:
         return [*self.writes, *self.references.values(), *cases]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class JudgedBatch:
     """Outcomes in the order of the requests, and what is to be stored."""
 
@@ -301,7 +302,7 @@ class JudgedBatch:
     writes: Sequence[Write]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Judge:
     """Judges batches in arrival order, each attempt against all before it; commits nothing."""
 

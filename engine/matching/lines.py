@@ -1,7 +1,6 @@
 """Lines: closing and disputing them; also the end of a watch, a block, or consent to a face."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -43,6 +42,7 @@ from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import RemovedWatchEntry
 from engine.registry.writer import Writer
 from indexes.base import Floats, check_vectors
+from schema import frozen
 from schema.actors import person_of
 from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind
 from schema.documents import Document, ErasureScope
@@ -192,7 +192,7 @@ NOT_THE_HOLDER = "the face is not that of the document's holder"
 """The same for a document without a holder, so that it does not reveal who is enrolled."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenedDispute:
     """An open dispute of a line that its holder denies: the case that people will decide."""
 

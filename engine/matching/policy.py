@@ -6,12 +6,13 @@ A recorded decision can therefore be replayed from its recorded evidence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
 from engine.matching.calibration import Thresholds
+from schema import frozen
 from schema.cases import UNTOLD, CaseKind
 from schema.decisions import Finding, FoundReference
 from schema.decoding import prepare
@@ -23,7 +24,7 @@ _TELLS_ALL = frozenset({"1"})
 """Versions that gave findings on document and number beside an unusable photograph."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FaceScores:
     """The cosines of the live face, of the portrait and of their mean with one stored face; None
     where it was not compared, and where it is below what it was searched for at."""
@@ -43,7 +44,7 @@ class Candidate(FoundReference, frozen=True):
     each: FaceScores | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """The gravest decision of all findings, the findings in the table's order, and what an
     analyst is asked to decide."""
@@ -132,7 +133,7 @@ def unasked(kind: type[EvidencePart]) -> EvidencePart:
     return _UNASKED[kind]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evidence:
     """Everything that a decision depends on, a part for each check, in their order; scores are
     cosines, None where nothing was compared."""

@@ -27,6 +27,7 @@ from indexes.sharding.shards import NOWHERE, Placement, ShardMark, ShardState
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening
+from schema import frozen
 
 _log = logging.getLogger(__name__)
 # So much is read from the store before it is added, so that a rebuild makes large segments.
@@ -37,7 +38,7 @@ NEVER = np.iinfo(np.int64).max
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GalleryConfig:
     """The configuration of the index behind the gallery, see `Opening`."""
 
@@ -48,7 +49,7 @@ class GalleryConfig:
 _USUAL = GalleryConfig()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Restored:
     """A gallery that equals the store.
 

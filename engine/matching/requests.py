@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import StoredAnswer
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import Caller
 from schema.decisions import DecidedEnrollment, RecordedLiveness, RecordedProof
 from schema.documents import AuthorityResult, Document, DocumentRole, DocumentStatus
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 MAX_KEY_LENGTH = 255
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@frozen(kw_only=True, eq=False)
 class GuardianShown:
     """A minor's guardian: the document, and the face that came along. A portrait is needed of a
     document that nobody holds yet."""
@@ -55,7 +56,7 @@ class GuardianShown:
     portrait: Sample | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@frozen(kw_only=True, eq=False)
 class EnrollmentRequest:
     """One activation attempt as an outlet sent it; without a `caller` nothing is bounded.
 
@@ -115,7 +116,7 @@ class EnrollmentRequest:
         return self.live, self.portrait
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """A durable decision, as it was stored; `is_repeated` marks one decided before."""
 
@@ -272,7 +273,7 @@ def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
     return told
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Attempt:
     """A request that will be judged, with the keyed look-ups under which the registry knows it.
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from engine.faces.image_files import is_record
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, Floats, Octets, check_vectors
 from indexes.errors import VectorInvalid
+from schema import frozen
 from schema.options import CropPolicy
 from schema.phases import CropScope
 from schema.reasons import PhotographKind, Reason
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Sample:
     """One photograph after extraction.
 
@@ -101,7 +102,7 @@ ABSENT = Sample(None, b"")
 """Stands for a photograph that was not sent."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SecondEmbedder:
     """Embeds aligned faces by a second model; `vault` is that of its dimension."""
 

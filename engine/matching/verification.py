@@ -7,7 +7,7 @@ search of the gallery stores nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
 from indexes.base import Floats
+from schema import frozen
 from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin
 from schema.decisions import HolderScore, RecordedProof
@@ -79,7 +80,7 @@ class HolderCheck(HolderScore, frozen=True):
     tries_left: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HolderProbe:
     """A face float32[d], a unit vector, and on whose behalf it is compared with a holder.
 
@@ -118,7 +119,7 @@ class HolderProbe:
         return self.threshold if self.own is None or self.carrier is None else self.own[1]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HolderComparison:
     """Compares a probe with the holder of a line or a document; audited before it returns.
 
@@ -355,7 +356,7 @@ def _come(
     return batch.writes() if batch.come(line_id) else []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ProofComparison:
     """A proof that stands for a face, and on whose behalf it is held against the holder of a line.
     Whoever asks, its way must be open at the line's carrier; `rules` say what follows for the line.
@@ -435,7 +436,7 @@ class ProofComparison:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FoundHolders:
     """Candidates, best first, and what was searched.
 

@@ -12,7 +12,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
 from indexes.atomic_files import replacing
+from schema import frozen
 from schema.reasons import About, PhotographKind, Reason
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
@@ -380,7 +380,7 @@ FORMAT = 1
 Vectors = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Transform:
     """`vector - mean` at unit length, of unit vectors; `mean` float32[d] is shorter than 1."""
 
@@ -455,7 +455,7 @@ def without_transform(card: ModelCard) -> ModelCard:
     return structs.replace(card, transform="", transform_sha256="")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conversion:
     """From the templates of the model `before` to those of `after`, by their digests.
 

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -28,6 +28,7 @@ from engine.errors import (
 )
 from engine.models.catalog import ModelCard, Role, Step, read_model
 from indexes.runtime import import_runtime
+from schema import frozen
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
 _EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionOptions:
     """Options of a model's run: `provider` is auto, cpu, openvino or cuda.
 

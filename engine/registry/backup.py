@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +55,7 @@ from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.atomic_files import created, flush, replacing
+from schema import frozen
 
 DATABASE_FILE = "registry.sqlite"
 MANIFEST_FILE = "manifest.json"
@@ -71,7 +72,7 @@ _ROWS_AT_ONCE = 2_000
 _BLOCK_BYTES = 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """The description of a backup. `audit_number` and `audit_head` say up to where: what has a
     greater number in the audit chain is lost when it is put back. `damage`: what it has of the
@@ -90,7 +91,7 @@ class Manifest:
     damage: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """The loss by a restore: what the registry that was replaced had, and the backup has not, as
     far as it can be read: entries of the audit chain by action, and the documents whose erasure is
@@ -103,7 +104,7 @@ class Lost:
     """Documents and carriers of withdrawals to be repeated; "" for all."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoredBackup:
     """`lost` is None where no registry could be read in its place; `aside` is where that is now."""
 

@@ -1,7 +1,7 @@
 """Columns of tables, and tables that are made of what their records say."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import date, datetime
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -26,6 +26,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine
 
 from engine.registry.database import Day, Moment
+from schema import frozen
 
 metadata = MetaData(
     naming_convention={
@@ -72,7 +73,7 @@ def sealed_column(name: str, *, nullable: bool = True) -> Column[bytes]:
     return Column(name, LargeBinary, nullable=nullable, info={"is_sealed": True})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Of:
     """Marks a field whose values are those of another table's column."""
 

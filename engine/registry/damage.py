@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -53,10 +52,11 @@ from engine.registry.store import every_table
 from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
+from schema import frozen
 from schema.actors import Actor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnchoredHead:
     """The newest entry of the chain at a moment, as it was told outside."""
 

@@ -13,7 +13,6 @@ import os
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -76,6 +75,7 @@ from engine.registry.rows import (
     write_macs,
 )
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.events import EventType
 
 # What happened, for the systems of carriers: written with it, in its order.
@@ -109,7 +109,7 @@ MOST_EVENTS = 500
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One event; `number` is its place among all. Those of one `queue` are delivered one after
     another: a document's with those of its enrollments and lines, else those of the subject.
@@ -245,7 +245,7 @@ _NEWEST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Page:
     """Events in their order, and the place after all that were looked at for them."""
 
@@ -326,7 +326,7 @@ class CursorLost(RegistryError):
     """Another process holds the cursor, or people have changed it: read it again."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cursor:
     """The place of a reader, of a webhook by its id, of the export of the audit chain by its name:
     everything up to `number` is done, or noted elsewhere. One process at a time holds it, until

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -20,13 +20,14 @@ from engine.errors import SealBroken
 from engine.registry.keyring import SECRET_BYTES, Key
 from indexes.base import Octets
 from indexes.snapshots.manifest import Buffer
+from schema import frozen
 
 BLOCK_BYTES = 16
 NONCE_BYTES = 12
 _BLOCKS_AT_ONCE = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileCipher:
     """Encryption of one snapshot file, whose rows can be read one by one; thread-safe.
 
@@ -96,7 +97,7 @@ def _parts(rows: int, blocks: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShardSealer:
     """Sealer of the snapshots of one shard, by a key of their own: it can be sent to where the
     shard is, and opens nothing else. Who destroys the key has destroyed the snapshots, wherever

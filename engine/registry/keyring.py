@@ -11,7 +11,7 @@ import secrets
 import sys
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
 from indexes.atomic_files import created, flush
+from schema import frozen
 
 SECRET_BYTES = 32
 _PR_SET_DUMPABLE = 4
@@ -44,7 +45,7 @@ _AS_FILE = ConfigDict(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """One version of one secret; its text form never shows the secret."""
 
@@ -65,7 +66,7 @@ class Key:
         return cls(version, secrets.token_bytes(SECRET_BYTES))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class KeyRing:
     """Versioned keys by purpose, as their file has them.
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -32,6 +31,7 @@ from engine.registry.database import (
 )
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.vault import Vault, add_seals
+from schema import frozen
 
 RENEW_S, LEASE_S = 2.0, 10
 
@@ -138,7 +138,7 @@ _ADVANCE = (
 _ADVANCE_AND_COUNT = _ADVANCE.values(seals=bindparam("counted"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fence:
     """A writer's expectation of the deployment's row: its epoch, the gallery's sequence, and at
     least so many audit entries, or an older head was put back."""

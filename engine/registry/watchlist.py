@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ from engine.registry.rows import (
     values_of,
 )
 from engine.registry.vault import SECOND_WATCHED, WATCHED_TEMPLATE
+from schema import frozen
 
 WATCHLIST = Table(
     "watchlist",
@@ -49,7 +50,7 @@ WATCHLIST = Table(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class WatchEntry(Write):
     """A document, a rotated template (float32[dim]) or both, to be reviewed when met.
 
@@ -74,7 +75,7 @@ class WatchEntry(Write):
         return self.columns(template=template, **second)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemovedWatchEntry(Change):
     """An entry of the watch-list that is removed; its row stays, so that its id stays taken."""
 
@@ -106,7 +107,7 @@ DAMAGED_ENTRY = "(damaged: run sosie doctor)"
 """In place of what a damaged row says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Coverage:
     """Counts of live references and watched faces, and of those that a second model has no template
     of."""

@@ -9,7 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -76,6 +76,7 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.events import EventType, WebhookState
 
 # Where events go, by whom it was asked for: a carrier, or who runs the deployment.
@@ -106,7 +107,7 @@ MOST_COUNTED = 100_000
 """A backlog is counted so far."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Webhook:
     """Where the events of a `carrier` go; None: those of all, as whoever runs the deployment reads
     them. `types` is empty for every type. `secrets` sign, the newest first: a second one until
@@ -123,7 +124,7 @@ class Webhook:
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WebhookChange:
     """A change of a webhook; None leaves the field as it is."""
 
@@ -132,7 +133,7 @@ class WebhookChange:
     state: WebhookState | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Undelivered:
     """An event up to a webhook's cursor that it has not taken, after so many attempts; without
     `due_at` it is a dead letter, which is tried no more. `at` is when it happened; those of one
@@ -154,7 +155,7 @@ UNDELIVERED = table_of(
 _IS_DEAD: ColumnElement[bool] = UNDELIVERED.c.due_at.is_(None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeadLetter:
     """An event that was given up."""
 
@@ -163,7 +164,7 @@ class DeadLetter:
     fault: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backlog:
     """The backlog of a webhook: `waiting` events, counted up to `MOST_COUNTED`, of which the oldest
     is from `oldest_at`; and how many were given up."""
@@ -174,7 +175,7 @@ class Backlog:
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """The progress of a worker on a webhook that it holds: the cursor's new number, rows that are
     to be kept, and numbers of rows that are done."""

@@ -8,7 +8,7 @@ there is always an entry: that of the daily run.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from engine.registry.enrollments import BoundTallies
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
+from schema import frozen
 from schema.documents import ErasureCertificate, ErasureScope
 from schema.options import Retention
 from schema.phases import Retained
@@ -59,7 +60,7 @@ RUN = "retention.run"
 """Action of the last audit entry of a job; its batches have `retention.expired`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DirectRunner:
     """Runs changes at once, on a writer that no service uses: for a command on a home."""
 
@@ -70,7 +71,7 @@ class DirectRunner:
         return perform(self.writer, self.clock())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetentionCertificate:
     """The certificate of a run: what expired, up to which date, and the audit entry that says so.
 

@@ -32,6 +32,7 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
 from engine.sweeps.groups import group_connected
+from schema import frozen
 from schema.actors import fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
@@ -122,7 +123,7 @@ def _read_file(path: Path, lists: str) -> str:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class List:
     """Rows by field, and whom they are about: `subjects` are documents, or outlets."""
 
@@ -131,7 +132,7 @@ class List:
     subjects: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Person:
     """Documents of one person, and their lines in use within a scope."""
 

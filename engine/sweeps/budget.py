@@ -12,7 +12,7 @@ the same person, and takes nothing away.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from engine.sweeps.likelihood import (
 )
 from indexes.base import Doubles, Flags, Ints, concatenated
 from indexes.joining import NO_PAIRS, Records
+from schema import frozen
 from schema.sweeps import Group, RiskTerm
 
 PAIRS_A_CASE = 20
@@ -60,7 +61,7 @@ Pieces = Callable[[], Iterable[Records]]
 """All pairs found, in pieces; can be called again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class BudgetTerms:
     """Terms of a ranking: `judged` int64[k, 2] are documents that people found to be one person's,
     by no sweep with a budget."""
@@ -74,7 +75,7 @@ class BudgetTerms:
     judged: Documents
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class Candidates:
     """The best pairs, and what was counted on the way.
 
@@ -91,7 +92,7 @@ class Candidates:
     excepted: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class Ranking:
     """The groups within a budget, of `considered` ones, with how their terms were estimated."""
 

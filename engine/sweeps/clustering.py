@@ -22,7 +22,6 @@ links take a few dozen rounds, each a few passes over arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Self
 
@@ -30,11 +29,12 @@ import numpy as np
 
 from indexes.base import Doubles, Flags, Floats, Ints, exact_scores
 from indexes.joining import NO_PAIRS, RECORD, Records
+from schema import frozen
 
 Documents = Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Owners:
     """The document of each live reference: `references` int64[n] ascending, `documents` int64[n].
 
@@ -248,7 +248,7 @@ _STEPS = 1 << 24
 Labels = Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Cluster:
     """`members` int64[k] ascending, the links among them, and those to documents outside."""
 
@@ -257,7 +257,7 @@ class Cluster:
     severed: LinkTable
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Ties:
     """Between two labels, int64[m] each: the number of links, the sum of their scores in steps, and
     the number of near pairs."""

@@ -8,7 +8,6 @@ a rate that is low enough for a search can be far too high for a sweep.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.budget import PAIRS_A_CASE, choose_threshold
 from engine.sweeps.likelihood import ScoreRatio
 from indexes.joining import PAIRS_LIMIT, PIECE_RECORDS, TILE_ROWS
+from schema import frozen
 from schema.sweeps import EstimatedThreshold, SweepProgress, SweepScope, SweepTerms
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _BYTES_A_LINE = 160
 _PROCESS_BYTES = 250 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepOrder:
     """A threshold, or the false match rate that chooses it, or neither for the proposed one.
 
@@ -72,7 +72,7 @@ class SweepOrder:
         return self.threshold is None and self.fmr is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GallerySize:
     """Size of a sweep: `new` of the `references` are compared with all. `held_bytes` of memory are
     in use already."""
@@ -89,7 +89,7 @@ class GallerySize:
         return self.new * (self.references - self.new) + self.new * (self.new - 1) // 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ExpectedSweep:
     """The estimate for a sweep with these terms.
 

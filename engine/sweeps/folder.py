@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Self
@@ -23,6 +23,7 @@ from engine.registry.database import is_id
 from indexes.atomic_files import replacing
 from indexes.base import Ids
 from indexes.joining import RECORD, Records
+from schema import frozen
 from schema.sweeps import Group, SweepProgress
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
@@ -31,7 +32,7 @@ FORMAT = 1
 _OFFSET_DIGITS = 15
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Covered:
     """Coverage that a done sweep leaves to the next: the references compared, int64[n] ascending,
     and all pairs between documents found among them, by it and by earlier sweeps."""
@@ -40,7 +41,7 @@ class Covered:
     pairs: Records
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SweepStatus:
     """Status of a sweep that is not done, as saved in its folder.
 
@@ -53,7 +54,7 @@ class SweepStatus:
     starts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SweepFolder:
     """The folder of one sweep; it does not exist before `make`."""
 
@@ -186,7 +187,7 @@ class SweepFolder:
             return SweepStatus()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupFile:
     """A file written by `write_groups`; `offsets` are where each group begins, by its key and in
     the order of ranks."""

@@ -8,7 +8,7 @@ may be an accident, so a group takes several.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -31,13 +31,14 @@ from engine.sweeps.clustering import (
 from engine.sweeps.risk import assess, assess_faces, rank, total_of
 from indexes.base import Ints, concatenated
 from indexes.joining import Records
+from schema import frozen
 from schema.sweeps import Group, GroupKind, Identity, Link
 
 T = TypeVar("T")
 _KEY_HEX = 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class FaceFacts:
     """The registry's facts about references and their documents.
 
@@ -244,7 +245,7 @@ LEAST_LINES = 3
 WINDOW = timedelta(days=30)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForeignFace:
     """A face other than the holder's: at an enrollment, which was refused, or, with a `line_id`, at
     the last verification of a line, which failed. `carrier` and `outlet` sent the one or opened the

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 
 import numpy as np
@@ -32,6 +32,7 @@ from engine.errors import CalibrationError
 from engine.matching.calibration import CalibrationCurve
 from engine.sweeps.clustering import Documents
 from indexes.base import Doubles, Flags, Ints
+from schema import frozen
 
 POINTS_A_DECADE = 5.0
 """Of a term for each factor of ten in its ratio."""
@@ -97,7 +98,7 @@ LEAST_STRANGERS = 200
 """From fewer pairs of strangers no ratio is taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScoreRatio:
     """The likelihood ratio of a score, from a calibration's curve of fused references.
 
@@ -163,7 +164,7 @@ class ScoreRatio:
         return ratios
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Openings:
     """Every line as numbers: its document, ascending, its outlet, the minute it was opened in, and
     whether it is disputed; int64[n], int32[n], int64[n], bool[n]."""
@@ -231,7 +232,7 @@ class Openings:
         return starts, np.minimum(counts, MOST_LINES)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Particulars:
     """A document's particulars of its holder, for comparison alone; its repr shows nothing.
 
@@ -288,7 +289,7 @@ def are_alike(one: str, other: str) -> bool:
     return fuzz.token_sort_ratio(one, other, score_cutoff=ALIKE_NAME) > 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Estimate:
     """The ratio of one value of a circumstance: shares among `compared` pairs of strangers, and
     among mates, corrected by `judged` pairs of fraud."""

@@ -9,7 +9,7 @@ bring 100 points at most. They say in which order to look, not how likely fraud 
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.accuracy.pair_scores import wilson_interval
 from engine.registry.enrollments import LivenessCount
+from schema import frozen
 from schema.lines import LineStatus
 from schema.sweeps import Group, GroupKind, Identity, LineFact, RiskTerm
 
@@ -25,7 +26,7 @@ _WEEK = timedelta(weeks=1)
 _SellerOf = Callable[[LineFact], tuple[str, str | None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Totals:
     """Totals; a document or line that several groups share counts once."""
 
@@ -39,7 +40,7 @@ class Totals:
     outlets: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Seller:
     """Totals of an outlet, or of a carrier with all its outlets (`outlet` is None)."""
 
@@ -52,7 +53,7 @@ class Seller:
     highest_risk: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Week:
     """A week (ISO 8601, UTC) by its first day, and the number of lines opened in it."""
 
@@ -60,7 +61,7 @@ class Week:
     lines: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepSummary:
     """Totals; outlets and carriers with most lines first; weeks in order, empty ones left out."""
 
@@ -259,7 +260,7 @@ def rank(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: (-group.risk, -len(group.identities), group.key))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RankedOutlet:
     """Liveness results of an outlet, signed ones and those of a judge of the picture; `lowest` is
     the lower end of the 95 % interval of the share that failed. `proofs` came without a face."""

@@ -5,7 +5,6 @@ tile, and the steps after them take seconds and are repeated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +32,7 @@ from engine.sweeps.risk import rank
 from indexes.base import Flags, Ids
 from indexes.joining import NO_PAIRS, Records
 from indexes.joining.join import JoinedGallery, Report
+from schema import frozen
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
 from schema.sweeps import Group, Identity, SweepTerms
@@ -99,7 +99,7 @@ class Join(Protocol):
     ) -> JoinedGallery: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class SweepTask:
     """A sweep to run; `known` is what the last one covered, for a sweep of new references."""
 
@@ -109,7 +109,7 @@ class SweepTask:
     known: Covered | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class SweepResult:
     """The findings of a sweep, as of the gallery's `sequence`.
 
@@ -296,7 +296,7 @@ def _keep_earlier(task: SweepTask) -> Records:
     return earlier[earlier["score"].astype(np.float64) >= task.terms.threshold]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class PastDecisions:
     """Earlier decisions of people that a budget learns from.
 
@@ -362,7 +362,7 @@ def particulars_reader(reader: Reader, owners: Owners) -> ReadParticulars:
     return read_particulars
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Found:
     """Pairs between two existing documents: the new ones, and all with earlier ones (`whole`)."""
 

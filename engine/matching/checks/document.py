@@ -11,7 +11,7 @@ import asyncio
 import csv
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Lock
@@ -29,6 +29,7 @@ from engine.registry.database import new_untimed_id, utc_now
 from engine.registry.documents import ActivatedDocument, DocumentRecord, Identity
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.decisions import Finding
 from schema.documents import (
     AuthorityCode,
@@ -44,7 +45,7 @@ from schema.options import PeopleRules
 from schema.reasons import Decision, Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DocumentPart(EvidencePart):
     """The document was checked on the date `judged_on`, in the outlet's `time_zone`; decisions from
     before there were time zones have neither."""
@@ -148,7 +149,7 @@ def find_problem(code: AuthorityCode) -> Reason | None:
     return Reason.AUTHORITY_UNAVAILABLE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthorityRecord:
     """A record that a registry has under a document: what it is, and what is otherwise there."""
 
@@ -184,7 +185,7 @@ def judge_records(kind: str, records: Sequence[AuthorityRecord], at: datetime) -
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthorityTerms:
     """What an operator makes of results; None proceeds. With `min_face_score` a confirmed document
     needs the authority's score of the live face, too."""
@@ -233,7 +234,7 @@ def _is_put_away(result: AuthorityResult) -> bool:
     return is_over or result.code is AuthorityCode.DIFFERS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WeighedAuthority:
     """A result beside what it brings; `brings` is None where it has no say."""
 
@@ -242,7 +243,7 @@ class WeighedAuthority:
     brings: Decision | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuthorityQuestion:
     """A well-formed document to be looked up: as it was checked, and the name as it was written.
 
@@ -387,7 +388,7 @@ async def look_up_beside(
         await asyncio.gather(*left, return_exceptions=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AuthorityPart(EvidencePart):
     """The outcome of the document's look-up, where an authority is asked."""
 

@@ -1,7 +1,7 @@
 """The faces that are shown: against each other, the document's holder, and everybody else."""
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
@@ -13,6 +13,7 @@ from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
 from engine.registry.references import AttemptTemplate
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
+from schema import frozen
 from schema.cases import CaseKind, Outcome, name_confirmation
 from schema.decisions import (
     Comparison,
@@ -27,7 +28,7 @@ from schema.decisions import (
 from schema.reasons import Decision, Photograph, Reason, shows_another
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FacePart(EvidencePart):
     """Of the faces shown the one that is least like the holder counts: `holder_score` is the lowest
     of `holder_each`, on the scale of fused comparisons, so that `thresholds.same_document` holds

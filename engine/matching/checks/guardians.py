@@ -1,7 +1,7 @@
 """The guardian of a minor: the document, and the face that comes along."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from engine.matching.calibration import Thresholds
@@ -17,13 +17,14 @@ from engine.matching.requests import Attempt
 from engine.registry.documents import DocumentRecord
 from engine.registry.people import Guardianship
 from engine.registry.sweeps import EXCEPTIONS
+from schema import frozen
 from schema.cases import CaseKind
 from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
 from schema.reasons import Decision, Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GuardianEvidence:
     """Evidence of the guardian who came with a minor; scores as in `FacePart`.
 

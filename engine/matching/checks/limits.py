@@ -10,7 +10,6 @@ waits, and people have a case.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -29,6 +28,7 @@ from engine.registry.database import is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, InFlight, Tally
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
+from schema import frozen
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
 from schema.options import NO_LIMITS, Limits
@@ -51,7 +51,7 @@ _LATELY = timedelta(days=4)
 _OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """`most` at once, all of which are forgotten, evenly, in `period`; 0 is no bound."""
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -15,6 +15,7 @@ from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
+from schema import frozen
 from schema.decisions import Finding
 from schema.lines import LineEventKind, LineStatus
 from schema.options import LineLimits
@@ -23,7 +24,7 @@ from schema.reasons import Decision, Reason
 LATELY = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LinePart(EvidencePart):
     """Lines in use: `open_lines` with the carrier, `person_lines` over all carriers, under every
     document of the person; `day_lines` of these were opened of late. A limit of 0 is none, as in

@@ -8,7 +8,7 @@ itself: it checks who says that none was found, of which photograph, when, and t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -28,13 +28,14 @@ from engine.registry.rows import Write
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import ChangeRunner, Writer
+from schema import frozen
 from schema.actors import Caller
 from schema.decisions import Finding, RecordedLiveness
 from schema.options import LivenessRules
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason, is_level_reached
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LivenessTerms:
     """What a deployment asks for, by its `rules` for all carriers (None), and for one where they
     differ.
@@ -187,7 +188,7 @@ def name_token(vault: Vault, result: RecordedLiveness) -> bytes | None:
     return vault.look_up("liveness", f"{result.issuer}\0{result.jti}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Weighed:
     """A result beside the carrier's mode; `problem` and `brings` are None where it has no say."""
 
@@ -276,7 +277,7 @@ class LivenessBatch:
         return weighed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LivenessOfVerification:
     """A verification's evidence of liveness, on whose behalf, and its result."""
 
@@ -338,7 +339,7 @@ def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> Reque
     return LivenessRefused(text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LivenessPart(EvidencePart):
     """Problems of the evidence of liveness, where it is required, and those that a judge of the
     picture itself found, where it is to decide."""

@@ -1,7 +1,6 @@
 """The checks in their order, and recorded decisions decided again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import NotFound
@@ -17,6 +16,7 @@ from engine.matching.checks.second_model import SecondModelCheck
 from engine.matching.judge import Checks
 from engine.matching.policy import Evidence, decide, unasked
 from engine.registry.enrollments import EnrollmentRecord
+from schema import frozen
 from schema.options import NO_LIMITS, NO_RULES, LineLimits
 from schema.reasons import Decision, Reason
 
@@ -42,7 +42,7 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     return Evidence(thresholds, {kind: kind.read(recorded) for kind in BLANK})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplayedDecision:
     """A recorded decision beside what `decide` says of its evidence today."""
 

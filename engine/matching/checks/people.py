@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
@@ -23,6 +23,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.documents import ConsentChange, DocumentRecord, EndedExemption, ExemptDocument
 from engine.registry.lines import MovedLine
 from engine.registry.people import AskedLine, ExceptionRecord, Replacement
+from schema import frozen
 from schema.cases import CLAIMED, CONFIRMED, UNTOLD, CaseKind, Outcome, name_confirmation
 from schema.decisions import Finding
 from schema.documents import DocumentRole, DocumentStatus
@@ -42,7 +43,7 @@ _REJECTS_EXCUSED = frozenset({"1", "2", "3"})
 """Versions of the policy that rejected an exception for what is known of its document or number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReplacementEvidence:
     """What there is of a document that is said to be replaced: `score` and `each` are those of the
     faces shown with its references, as a holder's, None without any; `is_free` whether nothing
@@ -77,7 +78,7 @@ class ReplacementEvidence:
         return [*said, Finding(Reason.REPLACEMENT_ASKED, Decision.REVIEW)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PeoplePart(EvidencePart):
     """What rules of their own go by: on minors, exceptions, the dead and replaced documents.
 

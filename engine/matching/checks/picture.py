@@ -1,7 +1,7 @@
 """Several photographs of one live face, taken one after the other: judged together, and fused."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from engine.matching.policy import Evidence, EvidencePart
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.matching.samples import ABSENT, Sample
 from indexes.base import Floats, exact_scores
+from schema import frozen
 from schema.decisions import Comparison, Finding, PhotographRecord, SeenFrame
 from schema.reasons import Decision, Photograph, Reason
 
@@ -115,7 +116,7 @@ def find_problems(shown: Sample) -> tuple[Reason, ...]:
     return shown.problems or ((Reason.NO_FACE,) if shown.vector is None else ())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PicturePart(EvidencePart):
     """Reasons to ask for a new photograph."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +26,7 @@ from engine.registry.enrollments import PROOF, TRIES_TALLY, LivenessRecord, Tall
 from engine.registry.lines import LineRecord
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.decisions import RecordedProof
 from schema.documents import Document
 from schema.options import PeopleRules
@@ -39,7 +40,7 @@ _OF_FACE = (About.PHOTOGRAPH, About.LIVENESS, About.FACE)
 TRY_STAYS = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProofTerms:
     """What is asked of a proof: the ways that each issuer may sign for, and the least level of a
     way, where one is asked."""
@@ -115,7 +116,7 @@ class ProofChecker:
         return None if is_reached else Reason.PROOF_WEAK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ProofEvidence:
     """A proof that came in place of a face. `brings` is what its way brings, None where that is not
     open; `approved` are those that the outlet has brought of late, before this one."""

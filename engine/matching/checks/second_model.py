@@ -26,6 +26,7 @@ from engine.registry.references import FilledReference, SecondTemplate
 from engine.registry.rows import choose
 from engine.registry.store import Reader, Store
 from indexes.base import Floats, Octets
+from schema import frozen
 from schema.decisions import SecondScores
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ FILLED = "references.filled"
 """The action of the audit entry about templates of a second model that were added."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecondModel:
     """A model that decides nothing yet; without a calibration it has no thresholds."""
 
@@ -171,7 +172,7 @@ MOST_COMPARED = 20_000
 _BLOCK = 1_024
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agreement:
     """The agreement of two models on one question, in comparisons: each at its own threshold."""
 

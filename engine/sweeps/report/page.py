@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from engine.sweeps.report.contents import (
 )
 from engine.sweeps.risk import LIVENESS_WINDOW, fill_weeks
 from indexes.atomic_files import replacing
+from schema import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GroupVerdict:
     """A conclusion; `tone` is `clear`, `doubt` or `unknown`."""
 

@@ -7,7 +7,6 @@ weakest link.
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from string import ascii_uppercase
@@ -31,6 +30,7 @@ from engine.sweeps.report.contents import (
 )
 from engine.sweeps.risk import Week
 from indexes.base import Doubles, Floats, Ints
+from schema import frozen
 from schema.sweeps import Group, Identity, Link
 
 _FOUND, _CHANCE, _BAND, _UNKNOWN = "#0072b2", "#d55e00", "#f6d3b8", "#7b8a9426"
@@ -44,7 +44,7 @@ _BINS_BELOW = 12
 _FLOOR = 0.5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ScoreBins:
     """Bins of score: `edges` float64[n + 1], `found` int64[n].
 
@@ -196,7 +196,7 @@ MOST_CARDS = 24
 _FACES_BYTES = 2_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """A group in the table; `opened` is the first and the last opening."""
 
@@ -213,7 +213,7 @@ class Row:
     weakest: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """An identity in a card; `face` is a `data:` URI, and the circle at `x`, `y` is its node."""
 
@@ -228,7 +228,7 @@ class Member:
     radius: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Edge:
     """A link between two members, drawn wider for a higher score."""
 
@@ -238,7 +238,7 @@ class Edge:
     width: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Card:
     """A group with its first members, and the links that are drawn; `weakest` is none of these."""
 
