@@ -1,9 +1,9 @@
 """Decisions, their reasons, kinds of photographs: what answers, records and metrics may say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, StrEnum, auto
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import msgspec
 
@@ -339,6 +339,21 @@ class PhotographKind(StrEnum):
     """Taken of a document."""
     CHIP = "chip"
     """Read from a document's chip, small and strongly compressed."""
+
+
+class Pointed(NamedTuple):
+    """What was told of a photograph with a point of the face that is meant: shares of the width and
+    height of the upright picture, from its left and top."""
+
+    kind: PhotographKind | None
+    point: Sequence[float]
+
+
+ToldKind = PhotographKind | Pointed | None
+
+
+def tell_kind(kind: PhotographKind | None, point: Sequence[float] | None) -> ToldKind:
+    return kind if point is None else Pointed(kind, point)
 
 
 class LivenessMode(StrEnum):

@@ -142,11 +142,14 @@ class FaceDetector:
         """The longer side that its first attempt makes of a picture."""
         return self._config.input_sides_px[0]
 
-    def detect(self, pixels: Pixels, attempts: slice = slice(None)) -> tuple[DetectedFace, ...]:
+    def detect(
+        self, pixels: Pixels, attempts: slice = slice(None), point: Sequence[float] | None = None
+    ) -> tuple[DetectedFace, ...]:
         """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates.
 
-        The main one is as it is found when it is turned upright. Of the sizes of the picture only
-        the `attempts` are tried; only at the first is the whole picture turned.
+        The main one is as it is found when it is turned upright; with a `point`, in shares of the
+        picture, it is the one there, and without one there nothing is found. Of the sizes of the
+        picture only the `attempts` are tried; only at the first is the whole picture turned.
         """
         longer = max(pixels.shape[:2])
         tried = 0
@@ -155,7 +158,7 @@ class FaceDetector:
             if side == tried:
                 continue
             tried = side
-            faces = self._detect_at(pixels, side / longer, wanted == self.first_side_px)
+            faces = self._detect_at(pixels, side / longer, wanted == self.first_side_px, point)
             if faces:
                 return faces
         return ()
@@ -180,7 +183,9 @@ class FaceDetector:
         level = self._look_at(pixels, face, turned_deg, _CLOSE_WINDOW)
         return level if level is not None and level.score >= seen.score - _SCORE_SLACK else seen
 
-    def _detect_at(self, pixels: Pixels, scale: float, may_turn: bool) -> tuple[DetectedFace, ...]:
+    def _detect_at(
+        self, pixels: Pixels, scale: float, may_turn: bool, point: Sequence[float] | None
+    ) -> tuple[DetectedFace, ...]:
         height, width = pixels.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
@@ -192,7 +197,9 @@ class FaceDetector:
             hidden_deg = () if may_turn else (*_SLANTED_DEG, *_QUARTERS_DEG, *_HANGING_DEG)
         if not view.faces:
             return ()
-        faces, main = list(view.faces), view.main
+        faces, main = list(view.faces), choose_main_face(view.faces, size, point)
+        if point is not None and not measure_offset(faces[main], size, point) <= _INSIDE:
+            return ()
         faces[main] = self._level(view, faces[main], hidden_deg)
         stretch = np.array([width / size[0], height / size[1]], dtype=np.float32)
         return tuple(face.stretch(stretch) for face in faces)
@@ -388,9 +395,24 @@ def _weigh_landmarks(landmarks: Floats, weights: Floats) -> Floats:
     return mean
 
 
-def choose_main_face(faces: Sequence[DetectedFace], size_px: tuple[int, int]) -> int:
-    """Index of the face of the greatest prominence; `size_px` is that of the picture."""
+_INSIDE = 0.5
+
+
+def choose_main_face(
+    faces: Sequence[DetectedFace], size_px: tuple[int, int], point: Sequence[float] | None = None
+) -> int:
+    """Index of the face of the greatest prominence, or of the one nearest to a point; `size_px` is
+    that of the picture."""
+    if point is not None:
+        return min(range(len(faces)), key=lambda at: measure_offset(faces[at], size_px, point))
     return max(range(len(faces)), key=lambda index: measure_prominence(faces[index], size_px))
+
+
+def measure_offset(face: DetectedFace, size_px: tuple[int, int], point: Sequence[float]) -> float:
+    """How far a point lies from the face's centre, in sides of its box: half inside of it."""
+    x, y, width, height = face.box_px
+    across = abs(point[0] * size_px[0] - x - width / 2) / width
+    return max(across, abs(point[1] * size_px[1] - y - height / 2) / height)
 
 
 def measure_prominence(face: DetectedFace, size_px: tuple[int, int]) -> float:

@@ -42,7 +42,7 @@ from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
 from indexes.base import Floats
 from schema.options import QUALITY_LIMITS, QualityLimits
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Pointed, Reason, ToldKind
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class Extraction:
     judged: Judged | None = None
     """How live a judge found the face, where that was asked."""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """What an operator's models measured, 0 to 100, by the names of ISO/IEC 29794-5."""
+    """What an operator's models measured, 0 to 100, by the names of ISO/IEC 29794-5; and the point
+    by which the face was chosen."""
 
     @property
     def measured(self) -> dict[str, float]:
@@ -78,9 +79,9 @@ class Extraction:
 
 Extracted = Extraction | ImageError
 """A bad photograph in a batch is a value."""
-Kinds = Sequence[PhotographKind | None]
-"""What the photographs of a batch are, as far as it was told."""
-Asked = tuple[bytes, PhotographKind | None, bool]
+Kinds = Sequence[ToldKind]
+"""What the photographs of a batch are, and which face is meant, as far as it was told."""
+Asked = tuple[bytes, ToldKind, bool]
 """A photograph, what it is told to be, and whether its liveness is to be judged."""
 
 
@@ -183,38 +184,39 @@ class Extractor:
     def _prepare(self, images: Sequence[Asked]) -> list[Extracted]:
         """Everything but the vectors."""
         return [
-            self._prepare_one(
-                data,
-                kind or (PhotographKind.CHIP if is_record(data) else PhotographKind.LIVE),
-                self.liveness_judge if is_judged else None,
-            )
-            for data, kind, is_judged in images
+            self._prepare_one(data, told, self.liveness_judge if is_judged else None)
+            for data, told, is_judged in images
         ]
 
-    def _prepare_one(
-        self, data: bytes, kind: PhotographKind, judge: LivenessJudge | None
-    ) -> Extracted:
+    def _prepare_one(self, data: bytes, told: ToldKind, judge: LivenessJudge | None) -> Extracted:
         """Decodes a large picture as small as the detector takes it, and again if that is not fine
         enough: for a face that was not found there, or one whose crop needs more pixels.
         """
+        kind, point = told if isinstance(told, Pointed) else (told, None)
+        kind = kind or (PhotographKind.CHIP if is_record(data) else PhotographKind.LIVE)
         try:
             with self._decoder.decode(data, self._first_side_px) as image:
                 attempts = slice(None) if image.is_finest else slice(1)
-                faces = self._detect(image, attempts)
+                faces = self._detect(image, attempts, point)
                 side_px = self._find_needed_side(image, faces, judge)
                 if side_px is None:
-                    return self._judge(image, faces, kind, judge)
+                    return self._judge(image, faces, kind, judge, point)
             with self._decoder.decode(data, side_px) as image:
                 if not faces:
-                    faces = self._detect(image, slice(1, None))
-                return self._judge(image, faces, kind, judge)
+                    faces = self._detect(image, slice(1, None), point)
+                return self._judge(image, faces, kind, judge, point)
         except ImageError as error:
             return error
 
-    def _detect(self, image: Image, attempts: slice) -> list[DetectedFace]:
-        """The faces, in coordinates of the full picture."""
-        found = self._detector.detect(image.pixels, attempts)
-        return [one.scale(image.reduction) for one in found]
+    def _detect(
+        self, image: Image, attempts: slice, point: Sequence[float] | None
+    ) -> list[DetectedFace]:
+        """The faces, the main one first, in coordinates of the full picture."""
+        found = self._detector.detect(image.pixels, attempts, point)
+        faces = [one.scale(image.reduction) for one in found]
+        if faces:
+            faces.insert(0, faces.pop(choose_main_face(faces, image.size_px, point)))
+        return faces
 
     def _find_needed_side(
         self, image: Image, faces: Sequence[DetectedFace], judge: LivenessJudge | None
@@ -228,7 +230,7 @@ class Extractor:
             return None
         if not faces:
             return max(image.size_px)
-        face = faces[choose_main_face(faces, image.size_px)]
+        face = faces[0]
         scales = [one.measure_scale(face.landmarks_px) for one in self._config.measures]
         scales.append(measure_scale(face.landmarks_px, self.embedder.side_px))
         if judge is not None:
@@ -250,19 +252,19 @@ class Extractor:
         faces: Sequence[DetectedFace],
         kind: PhotographKind,
         judge: LivenessJudge | None,
+        point: Sequence[float] | None,
     ) -> Extraction:
         """Align the main face and measure it."""
         if not faces:
             problems = (*judge_light(image.pixels), Reason.NO_FACE)
             return Extraction(image.size_px, problems)
-        main = choose_main_face(faces, image.size_px)
-        face = self._look_closer(image, faces[main])
+        face = self._look_closer(image, faces[0])
         # The centre of a pixel is where it is in the full picture.
         reduction = np.float32(image.reduction)
         landmarks_px = (face.landmarks_px + np.float32(0.5)) / reduction - np.float32(0.5)
         if image.reduction == 1:
             landmarks_px = face.landmarks_px
-        heights_px = [one.box_px[3] for one in faces if one is not faces[main]]
+        heights_px = [one.box_px[3] for one in faces[1:]]
         crop = align(image.pixels, landmarks_px, self.embedder.side_px)
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
@@ -272,7 +274,10 @@ class Extractor:
         measures = {one.name: one.measure(image.pixels, landmarks_px) for one in asked}
         missed = [one.contract.reason for one in asked if one.is_missed(measures, kind)]
         problems = find_problems(quality, self._config.quality[kind], missed)
-        if has_competing_face(faces, main, image.size_px, self._config.competing_share):
+        if point is not None:
+            # The record says that the face was chosen.
+            measures |= {"point_x": point[0], "point_y": point[1]}
+        elif has_competing_face(faces, 0, image.size_px, self._config.competing_share):
             problems = (Reason.SEVERAL_FACES, *problems)
         return Extraction(
             image.size_px,

@@ -260,17 +260,17 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 
 
 def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
-    """The image's digest and what was sent with it; of several frames a list, as they came."""
-    if sample.is_absent:
-        return {}
+    """The image's digest and what was sent with it; of several frames a list, as they came;
+    nothing where no photograph was sent."""
     if sample.frames:
         return {name: [_describe_file("frame", one) for one in sample.frames]}
-    told = {name: sample.digest.hex()}
-    if sample.kind is not None:
-        told[f"{name}_kind"] = sample.kind.value
-    if sample.record_digest is not None:
-        told[f"{name}_record"] = sample.record_digest.hex()
-    return told
+    told = {
+        name: sample.digest.hex(),
+        f"{name}_kind": sample.kind and sample.kind.value,
+        f"{name}_point": sample.point,
+        f"{name}_record": sample.record_digest and sample.record_digest.hex(),
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 @frozen(eq=False)

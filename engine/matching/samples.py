@@ -24,7 +24,7 @@ from indexes.errors import VectorInvalid
 from schema import frozen
 from schema.options import CropPolicy
 from schema.phases import CropScope
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Pointed, Reason, ToldKind
 
 if TYPE_CHECKING:
     from engine.faces.embedder import CropEmbedder, Pixels
@@ -64,6 +64,8 @@ class Sample:
     second: SecondTemplate | None = None
     judged: Judged | None = None
     """How live a judge found the face; of several frames, of the best one."""
+    point: Sequence[float] | None = None
+    """Of the face that is meant, where it was told."""
 
     @property
     def least_judged(self) -> Judged | None:
@@ -77,7 +79,7 @@ class Sample:
         )
 
     @classmethod
-    def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
+    def unseen(cls, data: bytes, told: ToldKind = None) -> Sample:
         """The sample of a file whose face nobody has looked for yet."""
         image = data
         if is_record(data):
@@ -86,7 +88,8 @@ class Sample:
                 image, _ = find_image(data)
         digest = hashlib.sha256(image).digest()
         record = None if image is data else hashlib.sha256(data).digest()
-        return cls(None, digest, record_digest=record, kind=kind)
+        kind, point = told if isinstance(told, Pointed) else (told, None)
+        return cls(None, digest, record_digest=record, kind=kind, point=point)
 
     @property
     def is_absent(self) -> bool:

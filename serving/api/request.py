@@ -35,7 +35,7 @@ from engine.registry.database import utc_now
 from schema import frozen
 from schema.decisions import RecordedLiveness
 from schema.documents import Document
-from schema.reasons import LivenessUse, PhotographKind, Reason, shows_another
+from schema.reasons import LivenessUse, Reason, ToldKind, shows_another
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of
 from serving.api.body import (
@@ -530,8 +530,9 @@ def charge_photographs(
     return works
 
 
-Photographed = tuple[Sequence[bytes], PhotographKind | None]
-"""The frames of a face, and the kind of photograph that they are, where it was told."""
+Photographed = tuple[Sequence[bytes], ToldKind]
+"""The frames of a face, and the kind of photograph that they are, where it was told, with the point
+of the face that is meant."""
 
 
 async def sample_faces(
@@ -574,7 +575,7 @@ async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[
     """Each face by the name of its field, fused where several frames show it. `FaceUnusable`,
     `TemplateInvalid`, an `ImageError`."""
     images = {
-        name: (list_frames(face.image), face.kind)
+        name: (list_frames(face.image), face.told)
         for name, face in faces.items()
         if face.image is not None
     }
@@ -614,9 +615,9 @@ async def take_holder_face(
         if portrait is not None:
             raise RequestError("beside a portrait the probe is a photograph, not a template")
         return HolderFace(await take_face(parts, request, probe), liveness=liveness)
-    shown = {"probe": (frames, probe.kind)}
+    shown = {"probe": (frames, probe.told)}
     if portrait is not None and portrait.image is not None:
-        shown["portrait"] = (list_frames(portrait.image), portrait.kind)
+        shown["portrait"] = (list_frames(portrait.image), portrait.told)
     taken = await sample_faces(parts, request, shown, ("probe",))
     sample, own = taken["probe"], taken.get("portrait")
     if own is not None and is_same_photograph(parts.vault, sample, own):

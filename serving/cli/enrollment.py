@@ -26,7 +26,7 @@ from schema.actors import Caller, Role
 from schema.decisions import Comparison
 from schema.documents import ErasureScope
 from schema.people import Consent, ExceptionCause, GivenConsent, read_given
-from schema.reasons import LivenessUse, PhotographKind
+from schema.reasons import LivenessUse, PhotographKind, tell_kind
 from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs
@@ -59,6 +59,8 @@ class EnrollmentOptions:
     live: list[Path] | None = option(inputs.LIVE, "IMAGE")
     portrait: Path | None = option("The portrait on the document.", "IMAGE")
     portrait_kind: PhotographKind | None = inputs.KIND_OPTION
+    live_point: tuple[float, float] | None = inputs.POINT_OPTION
+    portrait_point: tuple[float, float] | None = inputs.POINT_OPTION
     document_type: str | None = inputs.TYPE_OPTION
     document_number: str | None = inputs.NUMBER_OPTION
     name: str | None = option("The holder's name, as it stands on the document.")
@@ -195,10 +197,14 @@ def _take_photographs(
     given += [(name, one) for name, one in alone.items() if one is not None]
     names, paths = [name for name, _ in given], [path for _, path in given]
     judged = [name.endswith("live") for name in names]
+    told = {
+        "live": tell_kind(None, chosen.live_point),
+        "portrait": tell_kind(chosen.portrait_kind, chosen.portrait_point),
+    }
     taken = inputs.sample_photographs(
         deployment,
         paths,
-        [chosen.portrait_kind if name == "portrait" else None for name in names],
+        list(map(told.get, names)),
         with_crops=deployment.settings.crops.keeps_any,
         judged=judged,
     )

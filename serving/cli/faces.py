@@ -13,8 +13,15 @@ from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extraction
 from engine.matching.calibration import Calibration, Rate, ThresholdRates
 from schema.decisions import Comparison, SeenFrame
-from schema.reasons import ADVICE, PhotographKind, Reason, shows_another
-from serving.cli.inputs import KIND_OPTION, argument, list_frames, option, read_photograph
+from schema.reasons import ADVICE, PhotographKind, Reason, shows_another, tell_kind
+from serving.cli.inputs import (
+    KIND_OPTION,
+    POINT_OPTION,
+    argument,
+    list_frames,
+    option,
+    read_photograph,
+)
 from serving.cli.output import Answer, Call, Cell, Listing, command, escape, print_fault, warn
 from serving.deployment import models
 from serving.errors import describe, name_error, require_sound
@@ -30,6 +37,8 @@ def verify(
         "The false match rate that chooses the threshold.", show_default="1e-4"
     ),
     portrait_kind: PhotographKind | None = KIND_OPTION,
+    first_point: tuple[float, float] | None = POINT_OPTION,
+    second_point: tuple[float, float] | None = POINT_OPTION,
 ) -> Answer:
     """Say whether two photographs show one person.
 
@@ -40,15 +49,15 @@ def verify(
     images = [read_photograph(path) for path in paths]
     settings = load_settings(find_home(call.home))
     with models.build_extractor(settings) as extractor:
-        kinds = [*(None for _ in paths[1:]), portrait_kind]
+        kinds = [tell_kind(None, first_point) for _ in paths[1:]]
+        kinds += [tell_kind(portrait_kind, second_point)]
         *frames, portrait = require_sound(extractor.extract(images, kinds), paths)
     calibration, rates = _load_rates(settings, fmr)
     live, told, threshold = _fuse(images, frames, calibration, rates)
     pair = {"a": live, "b": portrait}
     score, is_match, verdict = _judge(live, portrait, threshold)
     warnings = [*models.warn_calibration(settings), *_warn_beside(pair, is_match)]
-    fused = sum(one.is_fused for one in told)
-    rate = _rate_at(score, calibration, fused)
+    rate = _rate_at(score, calibration, fused := sum(one.is_fused for one in told))
     answer = {
         "match": is_match,
         "problems": {name: list(one.problems) for name, one in pair.items()},
@@ -61,12 +70,10 @@ def verify(
         "model_digest": models.model_digest(settings),
         "warnings": warnings,
     }
-    looked_at = list(zip(paths, (*frames, portrait), strict=True))
-    if len(frames) > 1:
-        looked_at.append((first, live))
+    looked_at = [*zip(paths, (*frames, portrait), strict=True), (first, live)]
     return Answer(
         answer,
-        *_list_remarks(looked_at, warnings),
+        *_list_remarks(looked_at[: None if len(frames) > 1 else -1], warnings),
         f"{verdict}  {_describe_score(score, fused, threshold, rates.verify)}",
         "" if rate is None else f"A threshold at this score would have an FMR of {rate}.",
         is_no=not is_match,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from engine.matching.samples import Sample
     from schema.documents import Document
-    from schema.reasons import PhotographKind
+    from schema.reasons import ToldKind
     from serving.deployment.deployment import Deployment
 
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -65,6 +65,9 @@ KIND_OPTION = option(
     "What the portrait is: live, printed or chip; decides how good it must be.",
     "KIND",
     show_default="live; chip for a document's record",
+)
+POINT_OPTION = option(
+    "A point of the face that is meant, where several are shown: shares of width and height.", "X Y"
 )
 LIVE = "The live photograph; several frames by giving it again, or as a folder."
 TYPE_OPTION = option("cn-ric, passport …; an unknown one is answered with the list.", "TYPE")
@@ -170,7 +173,7 @@ def read_photograph(path: Path) -> bytes:
 def sample_photographs(
     deployment: Deployment,
     paths: Sequence[Path],
-    kinds: Sequence[PhotographKind | None] = (),
+    kinds: Sequence[ToldKind] = (),
     *,
     with_crops: bool = False,
     judged: Sequence[bool] = (),

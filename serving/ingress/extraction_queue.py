@@ -17,7 +17,7 @@ from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
 from engine.matching.samples import Sample, SecondEmbedder, make_samples
 from engine.registry.vault import Vault
-from schema.reasons import PhotographKind
+from schema.reasons import ToldKind
 from serving.access.authentication import Places, count_shares
 from serving.access.authorization import NOBODY, Holder
 from serving.errors import Busy, NotReady, ServiceRefusal
@@ -141,7 +141,7 @@ class _Line:
         count_shares(self._inside, count, holder)
 
 
-_Photograph = tuple[bytes, PhotographKind | None, bool, float]
+_Photograph = tuple[bytes, ToldKind, bool, float]
 """A file, what it is of, whether its liveness is judged, and the work of decoding it."""
 
 

@@ -110,7 +110,7 @@ async def _take_faces(
     slots = [slot for slot, frames in batch.images.items() for _ in frames]
     files = [file for frames in batch.images.values() for file in frames]
     with parts.tracer.span("extract", items=len(files)):
-        kinds = [getattr(batch.items[place], part).kind for place, part in slots]
+        kinds = [getattr(batch.items[place], part).told for place, part in slots]
         samples = await parts.faces.sample(files, timeout_s, kinds, holder=holder)
     found: dict[Slot, list[Sample | ImageError]] = {slot: [] for slot in batch.images}
     for slot, sample in zip(slots, samples, strict=True):

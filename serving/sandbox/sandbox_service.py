@@ -30,7 +30,7 @@ from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
 from schema import frozen
 from schema.options import NO_LIMITS
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import Reason
 from serving.access.authentication import make_key
 from serving.api.app import build_app
 from serving.deployment.deployment import Deployment, create_home
@@ -173,11 +173,10 @@ class PictureReader(Extractor):
         self, images: Sequence[bytes], kinds: Kinds = (), judged: Sequence[bool] = ()
     ) -> list[Extracted]:
         """An Extraction or ImageError for each, in order; nobody judges whether they are alive."""
-        del judged
-        told = kinds or [None] * len(images)
-        return [self._read(data, kind) for data, kind in zip(images, told, strict=True)]
+        del kinds, judged
+        return [self._read(data) for data in images]
 
-    def _read(self, data: bytes, kind: PhotographKind | None) -> Extracted:
+    def _read(self, data: bytes) -> Extracted:
         try:
             with self._decoder.decode(data) as image:
                 size_px = image.size_px
@@ -185,7 +184,7 @@ class PictureReader(Extractor):
             return error
         said = read_marker(data)
         problems = (Reason(said),) if said in outcomes.UNFIT else ()
-        shown = Extraction(size_px, problems, kind=kind or PhotographKind.LIVE)
+        shown = Extraction(size_px, problems)
         if Reason.NO_FACE in problems:
             return shown
         name = Sample.unseen(data).digest.hex()

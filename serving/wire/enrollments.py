@@ -32,6 +32,7 @@ from serving.wire.fields import (
     AnswerBody,
     Code,
     Document,
+    FacePoint,
     Frames,
     Id,
     KnownDocument,
@@ -103,6 +104,8 @@ class EnrollmentRequest(RequestBody, kw_only=True):
     live: Annotated[Photograph | Frames | None, _TAKEN] = None
     portrait: Annotated[Photograph, about("the document's, base64 in JSON")] | None = None
     portrait_kind: SentKind | None = None
+    live_point: FacePoint | None = None
+    portrait_point: FacePoint | None = None
     consent_ref: Annotated[
         str,
         about(

@@ -238,6 +238,15 @@ SentKind = Annotated[
         "is held to the limits of `live`"
     ),
 ]
+FacePoint = Annotated[
+    tuple[Annotated[float, Meta(ge=0, le=1)], ...],
+    about(
+        "a point of the face that is meant, as shares of the width and height of the upright "
+        "picture, from its top left; in no face it is NO_FACE. Left out: the most prominent face",
+        min_length=2,
+        max_length=2,
+    ),
+]
 Score = Annotated[float, Meta(ge=-1, le=1)]
 Limit = Annotated[int, about("how many at most", ge=1, le=MAX_PAGE)]
 After = Annotated[str, about("`next` of the page before", min_length=1, max_length=64)]

@@ -6,10 +6,12 @@ from msgspec import Meta
 
 from schema.decisions import HolderScore, Interval
 from schema.people import ProofWay
+from schema.reasons import ToldKind, tell_kind
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     Advice,
     AnswerBody,
+    FacePoint,
     Frames,
     KnownDocument,
     LivenessToken,
@@ -47,17 +49,22 @@ Beside = Annotated[
 
 
 class Face(RequestBody):
-    """An image, or several frames, or a template, one of them; `kind` is the image's."""
+    """An image, or several frames, or a template, one of them; `kind`, `point` are the image's."""
 
     image: Photograph | Frames | None = None
     template: IssuedTemplate | None = None
     kind: SentKind | None = None
+    point: FacePoint | None = None
 
     def __post_init__(self) -> None:
         if (self.image is None) is (self.template is None):
             raise ValueError("give an image or a template, one of both")
-        if self.kind is not None and self.image is None:
-            raise ValueError("a template has no kind: leave it out")
+        if self.told is not None and self.image is None:
+            raise ValueError("a template has no kind and no point: leave them out")
+
+    @property
+    def told(self) -> ToldKind:
+        return tell_kind(self.kind, self.point)
 
 
 def _require_single(reference: Face | None) -> None:

@@ -187,6 +187,16 @@ def test_the_largest_face_is_the_main_one(other: DetectedFace, main: DetectedFac
     assert choose_main_face([other, main], SIZE_PX) == 1
 
 
+@pytest.mark.parametrize(
+    ("point", "chosen"), [((0.25, 0.25), 0), ((0.5, 0.5), 1), ((0.52, 0.3), 1)]
+)
+def test_the_face_at_a_point_is_the_main_one_however_prominent_another_is(
+    point: tuple[float, float], chosen: int
+) -> None:
+    faces = [face(100, 75, 40), face(200, 150, 150)]
+    assert choose_main_face(faces, SIZE_PX, point) == chosen
+
+
 @pytest.mark.parametrize(("side", "competes"), [(105, False), (115, True), (150, True)])
 def test_another_face_competes_from_a_share_of_the_prominence(side: float, competes: bool) -> None:
     """Off the centre by half of the way to the corner it counts three quarters."""

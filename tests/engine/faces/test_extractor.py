@@ -26,7 +26,7 @@ from engine.faces.extractor import (
 from engine.models.catalog import builtin_card
 from engine.models.onnx_sessions import SessionOptions
 from schema.options import QUALITY_LIMITS
-from schema.reasons import SECOND_FACE, PhotographKind, Reason
+from schema.reasons import SECOND_FACE, PhotographKind, Pointed, Reason
 from tests.engine.faces.conftest import WatchedSession
 
 CPU = SessionOptions(provider="cpu")
@@ -277,6 +277,32 @@ def test_where_somebody_else_is_compared_a_second_face_is_told_of(
         one = found(extractor.extract([encode(np.asarray(scene))])[0])
         if vector(one) @ vector(own) < 0.349 and not one.problems:
             assert one.quality.second_face >= SECOND_FACE
+
+
+@pytest.mark.lfw
+@pytest.mark.parametrize("scale", [1, 6])
+def test_the_face_at_the_point_is_compared_and_none_where_no_face_is(
+    extractor, lfw_photos, encode, scale: int
+) -> None:
+    pictures = [PillowImage.open(path).convert("RGB") for path in lfw_photos[:6]]
+    alone = extractor.extract([encode(np.asarray(one)) for one in pictures])
+    for place in range(5):
+        scene = PillowImage.new("RGB", (540, 250), (150, 150, 145))
+        scene.paste(pictures[place], (0, 0))
+        scene.paste(pictures[place + 1].resize((125, 125)), (340, 60))
+        scene = scene.resize((540 * scale, 250 * scale))
+        data = encode(np.asarray(scene))
+        points = ((125 / 540, 0.5), (402 / 540, 122 / 250), (0.5, 0.95))
+        told = [Pointed(None, point) for point in points]
+        large, small, nobody = extractor.extract([data] * 3, told)
+        assert Reason.SEVERAL_FACES not in {*large.problems, *small.problems}
+        assert vector(large) @ vector(alone[place]) > 0.9
+        own, other = (float(vector(small) @ vector(alone[at])) for at in (place + 1, place))
+        assert own > max(0.45, 2 * other)
+        assert (small.measures["point_x"], small.measures["point_y"]) == points[1]
+        # Who chose the wrong one is told of the other.
+        assert small.quality.second_face >= SECOND_FACE
+        assert (nobody.problems, nobody.vector) == ((Reason.NO_FACE,), None)
 
 
 def test_accelerator_gets_the_whole_batch_in_one_call(

@@ -2,13 +2,15 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engine.errors import StorageFailed
-from serving.api.body import MSGPACK, encode
+from serving.api.body import JSON, MSGPACK, encode
 from serving.api.routes import enrollments
 from serving.wire.enrollments import Enrollment, EnrollmentRecord
 from serving.wire.fields import read
@@ -51,6 +53,58 @@ def test_frames_are_fused_and_what_was_left_out_is_told(fresh, activation, faces
     assert again.status_code == 200
     other = fresh.enroll(body | {"live": frames[:1]}, "key-1", key="b1")
     fresh.assert_refused(other, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
+
+
+def show_two(service: Any, *photographs: bytes) -> bytes:
+    """One picture of two people, 800 by 400, each in the middle of a half and as high."""
+    scene, file = Image.new("RGB", (800, 400)), BytesIO()
+    for place, one in enumerate(service.parts.deployment.extractor.extract(photographs)):
+        x, y, width, height = one.box_px
+        middle, reach = (x + width / 2, y + height / 2), 1.1 * height
+        around = [round(at + step * reach) for step in (-1, 1) for at in middle]
+        cut = Image.open(BytesIO(photographs[place])).convert("RGB").crop(tuple(around))
+        scene.paste(cut.resize((400, 400)), (400 * place, 0))
+    scene.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_of_several_faces_the_one_at_the_point_is_enrolled(
+    fresh, activation, faces, kind: str
+) -> None:
+    both = show_two(fresh, faces["later"], faces["stranger"])
+    left, right = [0.25, 0.5], [0.75, 0.5]
+    body = activation(live=both)
+
+    def enroll(key: str, **changes: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = fresh.read(fresh.enroll(body | changes, key, kind=kind))
+        return answer
+
+    def tell(answer: dict[str, Any]) -> list[tuple[str, str | None]]:
+        return [(one["reason"], one.get("photograph")) for one in answer["reasons"]]
+
+    assert tell(enroll("none")) == [("SEVERAL_FACES", "live")]
+    # Another's face is compared as it was chosen, and fails as ever; the second face is told of.
+    other = enroll("other", live_point=left)
+    assert tell(other) == [("SEVERAL_FACES", "live"), ("FACE_MISMATCH", None)]
+    assert tell(enroll("nobody", live_point=[0.5, 0.99])) == [("NO_FACE", "live")]
+    own = enroll("own", live_point=right)
+    assert (own["decision"], own["reasons"]) == ("approved", [])
+    record = fresh.read(fresh.ask("GET", f"{PATH}/{own['enrollment_id']}"))
+    chosen = record["quality"]["live"]
+    assert [chosen["point_x"], chosen["point_y"]] == right
+    assert "point_x" not in record["quality"]["portrait"]
+    again = fresh.enroll(body | {"live_point": right}, "own", kind=kind)
+    assert again.status_code == 200
+    moved = fresh.enroll(body | {"live_point": left}, "own", kind=kind)
+    fresh.assert_refused(moved, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
+
+
+@pytest.mark.parametrize("point", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.1], "middle"])
+def test_what_is_no_point_is_refused_by_its_field(fresh, activation, point: Any) -> None:
+    refused = fresh.enroll(activation(portrait_point=point), "key")
+    fresh.assert_refused(refused, 400, "REQUEST.MALFORMED")
+    assert "portrait_point" in refused.text
 
 
 def test_a_repeated_request_gets_the_stored_answer_and_costs_no_extraction(
