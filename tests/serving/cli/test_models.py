@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,17 @@ def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_
     made = sosie("init", home, "--embedder", card, "--carrier", "blue", "--outlet", "b1")
     assert made.code == 0
     assert_refused(sosie(*request_of(home)), "has no calibration")
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="the recipe needs PyTorch and onnxscript")
+def test_what_the_recipe_exports_from_pytorch_is_added(sosie, tmp_path) -> None:
+    file = tmp_path / "net.onnx"
+    recipe = [sys.executable, str(ROOT / "docs" / "export_embedder.py"), str(file)]
+    subprocess.run(recipe, check=True, cwd=tmp_path)
+    told = ("--channels", "rgb", "--mean", 127.5, "--scale", 1 / 127.5)
+    added = sosie("model", "add", file, *told, "--json").json
+    assert (added["dimension"], added["input"]["width_px"]) == (128, 112)
+    assert "fold-batch-norms" in added["rewriting"]
 
 
 def test_every_field_of_a_card_is_described() -> None:
