@@ -100,6 +100,14 @@ def test_of_several_faces_the_one_at_the_point_is_enrolled(
     fresh.assert_refused(moved, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
 
 
+def test_one_picture_is_no_pair_whichever_faces_are_chosen(fresh, activation, faces) -> None:
+    both = show_two(fresh, faces["stranger"], faces["stranger_again"])
+    body = activation(live=both, portrait=both, live_point=[0.25, 0.5], portrait_point=[0.75, 0.5])
+    told = fresh.read(fresh.enroll(body, "pair"))
+    assert told["decision"] == "rejected"
+    assert [one["reason"] for one in told["reasons"]] == ["SAME_PHOTOGRAPH"]
+
+
 @pytest.mark.parametrize("point", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.1], "middle"])
 def test_what_is_no_point_is_refused_by_its_field(fresh, activation, point: Any) -> None:
     refused = fresh.enroll(activation(portrait_point=point), "key")

@@ -22,6 +22,7 @@ from serving.registrar.protocol import CallContext
 from serving.wire.fields import read
 from serving.wire.matching import MatchResults, Templates
 from tests.serving.api.driver import TYPES
+from tests.serving.api.test_enrollments import show_two
 
 MATCH = "/v1/match"
 TEMPLATES = "/v1/templates"
@@ -92,6 +93,35 @@ def test_where_a_picture_without_a_match_shows_another_face_the_answer_says_so(
     verified = service.read(service.ask("POST", "/v1/verifications", body=asked, kind=MSGPACK))
     assert verified["problems"] == ["SEVERAL_FACES"]
     assert "problems" not in alone["verification"]
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+def test_the_face_at_a_point_is_the_one_that_is_held_against_another(
+    service, images: dict[str, Any], faces, kind: str
+) -> None:
+    both = {"image": show_two(service, faces["later"], faces["stranger"])}
+    left, right, nobody = ([0.25, 0.5], [0.75, 0.5], [0.5, 0.98])
+    probes = [{**both, "point": point} for point in (left, right, nobody)]
+    asked = [{"probe": one, "reference": images["live"]} for one in probes]
+    body = {"items": asked}
+    answer = service.read(service.ask("POST", MATCH, body=body, kind=kind, key="fraud"))
+    own, other, none = answer["items"]
+    assert own["verification"]["is_match"] is True
+    assert (other["verification"]["is_match"], other["verification"]["problems"]) == (
+        False,
+        ["SEVERAL_FACES"],
+    )
+    assert none["error"]["code"] == "MATCH.NO_FACE"
+    verify = [service.ask("POST", "/v1/verifications", body=one, kind=kind) for one in asked]
+    assert [service.read(one)["is_match"] for one in verify[:2]] == [True, False]
+    service.assert_refused(verify[2], 422, "MATCH.NO_FACE")
+
+
+def test_a_template_has_no_point(service, images: dict[str, Any]) -> None:
+    [template] = templates_of(service, unit_rows(1))
+    item = {"probe": template | {"point": [0.5, 0.5]}, "reference": images["live"]}
+    answer = service.ask("POST", MATCH, body={"items": [item]}, kind=MSGPACK)
+    service.assert_refused(answer, 400, "REQUEST.MALFORMED")
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])

@@ -44,6 +44,21 @@ def test_a_photograph_without_a_face_is_an_answer(sosie, photographs) -> None:
     assert outcome.json["quality"]["b"] is None
 
 
+def test_a_point_says_which_face_is_meant(sosie, photographs, home, request_of) -> None:
+    [seen] = sosie("extract", photographs.live, "--json").json["images"]
+    (x, y, width, height), size = seen["box_px"], seen["size_px"]
+    middle = ((x + width / 2) / size[0], (y + height / 2) / size[1])
+    pair = ("verify", photographs.live, photographs.portrait, "--json")
+    assert sosie(*pair, "--first-point", *middle).json["match"] is True
+    missed = sosie(*pair, "--second-point", 0.99, 0.99).json
+    assert missed["problems"] == {"a": [], "b": ["NO_FACE"]}
+    enrolled = sosie(*request_of(home), "--live-point", *middle, "--json").json
+    assert enrolled["decision"] == "approved"
+    assert enrolled["quality"]["live"]["point_x"] == pytest.approx(middle[0])
+    shown = sosie("show", enrolled["enrollment_id"], "--replay", "--home", home, "--json").json
+    assert shown["replay"]["agrees"] is True
+
+
 def test_a_photograph_that_is_not_fit_never_matches(
     sosie, photographs, astronaut, tmp_path
 ) -> None:
