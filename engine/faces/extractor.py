@@ -90,16 +90,16 @@ class ExtractorConfig:
     """`threads` share a batch (0: one for each core), in chunks of `chunk_size` photographs.
 
     A second face of `competing_share` of the main one's prominence, or more, is SEVERAL_FACES. Of
-    480 pairs of LFW faces in one picture, the second up to 0.8 as high, it never took the second
-    for the main one without saying so; at 0.65 it sends 1 to 4 % back, of LFW itself 1.3 % (a
-    second face 0.6 as high, the rule before: 72 to 75 %, and 12 %).
+    936 pairs of LFW faces in one picture, the second at most 0.9 as high, it never took the second
+    for the main one without saying so; of LFW itself it sends 0.2 % back. A mismatch tells of
+    smaller ones, too (docs/decisions/0005 has the figures).
     """
 
     threads: int = 0
     chunk_size: int = 16
     images: ImageLimits = field(default_factory=ImageLimits)
     quality: Mapping[PhotographKind, QualityLimits] = field(default_factory=lambda: QUALITY_LIMITS)
-    competing_share: float = 0.75
+    competing_share: float = 0.85
     measures: Sequence[QualityMeasure] = ()
 
 

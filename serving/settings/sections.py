@@ -66,7 +66,7 @@ class ModelSettings(Section):
         2, "CPU seconds to decode a photograph, then it is refused", gt=0, le=60
     )
     competing_share: float = setting(
-        0.75,
+        0.85,
         "a second face of so much of the main one's height, less off the centre, is SEVERAL_FACES; "
         "0: any second face is",
         ge=0,

@@ -135,7 +135,7 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
     card = np.full((512, 850, 3), 230, dtype=np.uint8)
     card[:, :512] = astronaut
     card[90:423, 515:848] = PillowImage.fromarray(astronaut[:, ::-1]).resize((333, 333))
-    for share, problems in ((0.75, ()), (0.0, (Reason.SEVERAL_FACES,))):
+    for share, problems in ((0.85, ()), (0.0, (Reason.SEVERAL_FACES,))):
         config = ExtractorConfig(threads=1, competing_share=share)
         options = SessionOptions(provider="cpu")
         with open_extractor(config=config, session=options) as own:
