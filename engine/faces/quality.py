@@ -52,6 +52,8 @@ _PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
 _UNCLEAR_PX, _BARE = 20.0, 0.2
 # The same where the face reads as blurred, which light and masks do too.
 _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
+# So much darker on one side, a tinted face is not covered, and a dark one is lit from a side.
+_LOPSIDED, _HALF_LIT = 0.6, 0.5
 # By so much more the vector has to be long where one of these shows, or noise: bends that few faces
 # have.
 _RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
@@ -217,13 +219,17 @@ def judge_clarity(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
 
 def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     """The first cause of which there is a sign; UNCLEAR for none."""
-    is_covered = quality.lower_texture < _PLAIN or quality.lower_tint > tinted
+    # Light from one side tints a face that has texture, and darkens half of it.
+    is_lopsided = quality.evenness < _LOPSIDED and quality.lower_texture > 1
+    is_tinted = quality.lower_tint > tinted and not is_lopsided
+    is_covered = quality.lower_texture < _PLAIN or is_tinted
+    is_dark = quality.exposure < _DARK and quality.evenness >= _HALF_LIT
     burnt = quality.burnt_share
     is_bright = burnt > _LARGEST_SPOT or quality.exposure - burnt > _BRIGHT * (1 - burnt)
     signs = {
         Reason.FACE_TOO_SMALL: quality.inter_eye_px < _SMALL_PX,
         Reason.FACE_CUT: quality.cut_share > _CUT_SHARE,
-        Reason.TOO_DARK: quality.exposure < _DARK and quality.lower_texture >= _BARE,
+        Reason.TOO_DARK: is_dark and quality.lower_texture >= _BARE,
         Reason.TOO_BRIGHT: burnt > _BURNT_SHARE and is_bright,
         Reason.GLARE: burnt > _BURNT_SHARE,
         Reason.COMPRESSED: quality.detail_bytes < _DETAIL_BYTES,

@@ -250,3 +250,17 @@ def test_what_the_border_cuts_of_a_face_is_measured(share: float, side: str) -> 
         size_px[side],
     )
     assert quality.cut_share == pytest.approx(share, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("lit", "reason"),
+    [
+        ({"lower_tint": 0.12, "evenness": 0.55, "lower_texture": 1.3}, Reason.SIDE_LIGHT),
+        ({"lower_tint": 0.12, "evenness": 0.55, "lower_texture": 0.7}, Reason.FACE_COVERED),
+        ({"exposure": 0.17, "evenness": 0.45}, Reason.SIDE_LIGHT),
+        ({"exposure": 0.17, "evenness": 0.9}, Reason.TOO_DARK),
+    ],
+)
+def test_light_from_a_side_is_told_neither_as_a_cover_nor_as_darkness(lit, reason) -> None:
+    quality = dataclasses.replace(GOOD, clarity=0.75, **lit)
+    assert judge_clarity(quality, QualityLimits()) == (reason,)
