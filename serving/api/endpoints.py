@@ -180,11 +180,11 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/lines/{line}/events": Endpoint(
             lines.report_event, "Report what happened to a line", Action.REPORT_EVENTS
         ),
-        "POST /v1/documents/{document_id}/exemption": Endpoint(
-            lines.exempt_document, "Exempt a document from limits", Action.EXEMPT
+        "POST /v1/documents/{document_id}/exemption": _exemption(
+            lines.exempt_document, "Exempt a document from limits"
         ),
-        "DELETE /v1/documents/{document_id}/exemption": Endpoint(
-            lines.end_exemption, "End an exemption", Action.EXEMPT
+        "DELETE /v1/documents/{document_id}/exemption": _exemption(
+            lines.end_exemption, "End an exemption"
         ),
         "GET /v1/documents/{document_id}/exemption": _exemption(
             lines.read_exemption, "Read an exemption", errors=()
@@ -199,11 +199,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/campaigns/{campaign_id}": _campaign(
             lines.read_campaign, "Read a campaign", errors=()
         ),
-        "POST /v1/campaigns/{campaign_id}/end": Endpoint(
-            lines.end_campaign, "End a campaign", Action.RUN_CAMPAIGNS
-        ),
-        "POST /v1/campaigns/{campaign_id}/lines": Endpoint(
-            lines.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
+        "POST /v1/campaigns/{campaign_id}/end": _campaign(lines.end_campaign, "End a campaign"),
+        "POST /v1/campaigns/{campaign_id}/lines": _campaign(
+            lines.add_to_campaign, "Add lines to a campaign"
         ),
         "GET /v1/campaigns/{campaign_id}/lines": _campaign(
             lines.list_campaign_lines, "List lines of a campaign", errors=()
@@ -234,9 +232,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
         "POST /v1/cases/{case_id}/withdraw": _step(cases.withdraw_proposal, "Withdraw a proposal"),
         "POST /v1/cases/{case_id}/close": _step(cases.close_case, "Close a case"),
-        "POST /v1/cases/{case_id}/report": Endpoint(
-            cases.report_case, "Make the report of a case", Action.WORK_CASES
-        ),
+        "POST /v1/cases/{case_id}/report": _case(cases.report_case, "Make the report of a case"),
     },
     "outlets": {
         "GET /v1/outlets": _case(cases.list_outlets, "List outlets", errors=()),
@@ -244,32 +240,26 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             cases.count_exceptions, "Count exceptions by outlet", errors=()
         ),
         "GET /v1/outlets/{outlet}": _case(cases.read_outlet, "Read an outlet", errors=()),
-        "GET /v1/outlets/{outlet}/enrollments": Endpoint(
-            cases.list_past_enrollments, "List what was enrolled there", Action.WORK_CASES
+        "GET /v1/outlets/{outlet}/enrollments": _case(
+            cases.list_past_enrollments, "List what was enrolled there"
         ),
         "POST /v1/outlets/{outlet}/suspend": _outlet(cases.suspend_outlet, "Suspend an outlet"),
         "POST /v1/outlets/{outlet}/bar": _outlet(cases.bar_outlet, "Bar an outlet"),
         "POST /v1/outlets/{outlet}/lift": _outlet(cases.lift_restriction, "Lift a restriction"),
     },
     "sweeps": {
-        "POST /v1/sweeps": Endpoint(
-            sweeps.start_sweep,
-            "Start a sweep",
-            Action.SWEEP,
-            answers={201: SweepReport, 200: Expectation},
-            errors=CHANGES,
+        "POST /v1/sweeps": _sweep(
+            sweeps.start_sweep, "Start a sweep", answers={201: SweepReport, 200: Expectation}
         ),
-        "GET /v1/sweeps": Endpoint(sweeps.list_sweeps, "List sweeps", Action.SWEEP, errors=()),
-        "GET /v1/sweeps/{sweep_id}": Endpoint(
-            sweeps.read_sweep, "Read a sweep", Action.SWEEP, errors=()
-        ),
+        "GET /v1/sweeps": _sweep(sweeps.list_sweeps, "List sweeps", errors=()),
+        "GET /v1/sweeps/{sweep_id}": _sweep(sweeps.read_sweep, "Read a sweep", errors=()),
         "POST /v1/sweeps/{sweep_id}/pause": _sweep(sweeps.pause_sweep, "Pause a sweep"),
         "POST /v1/sweeps/{sweep_id}/resume": _sweep(sweeps.resume_sweep, "Resume a sweep"),
         "POST /v1/sweeps/{sweep_id}/cancel": _sweep(sweeps.cancel_sweep, "Cancel a sweep"),
         "GET /v1/sweeps/{sweep_id}/groups": _sweep(sweeps.list_groups, "List groups"),
         "GET /v1/sweeps/{sweep_id}/groups/{key}": _sweep(sweeps.read_group, "Read a group"),
-        "GET /v1/precision": Endpoint(
-            sweeps.read_precision, "Measure the precision of sweeps", Action.SWEEP, errors=()
+        "GET /v1/precision": _sweep(
+            sweeps.read_precision, "Measure the precision of sweeps", errors=()
         ),
     },
     "events": {

@@ -58,6 +58,7 @@ from serving.deployment.backups import BackupRecord
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.protocol import CallContext, HolderFace, LineTarget, Probes
+from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
 from serving.webhooks.keeper import WebhookChanges
 from serving.wire.cases import OutcomeRequest
@@ -360,17 +361,13 @@ class Operations:
     def expect_sweep(self, request: SweepOrder) -> ExpectedSweep:
         return self._opened.sweeps.plan(request)
 
-    def start_sweep(self, request: SweepOrder) -> SweepRecord:
-        return self._opened.sweeps.start(request, self._context.actor, self._runner)
+    def _change_sweep(self, change: Callable[..., SweepRecord], given: Any) -> SweepRecord:
+        return change(self._opened.sweeps, given, self._context.actor, self._runner)
 
-    def pause_sweep(self, sweep_id: str) -> SweepRecord:
-        return self._opened.sweeps.pause(sweep_id, self._context.actor, self._runner)
-
-    def resume_sweep(self, sweep_id: str) -> SweepRecord:
-        return self._opened.sweeps.resume(sweep_id, self._context.actor, self._runner)
-
-    def cancel_sweep(self, sweep_id: str) -> SweepRecord:
-        return self._opened.sweeps.cancel(sweep_id, self._context.actor, self._runner)
+    start_sweep = partialmethod(_change_sweep, SweepManager.start)
+    pause_sweep = partialmethod(_change_sweep, SweepManager.pause)
+    resume_sweep = partialmethod(_change_sweep, SweepManager.resume)
+    cancel_sweep = partialmethod(_change_sweep, SweepManager.cancel)
 
     def read_sweep(self, sweep_id: str) -> SweepRecord:
         return self._opened.sweeps.status(sweep_id)
