@@ -23,7 +23,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
@@ -176,22 +176,37 @@ def deploy(plan: NodePlan, stop: threading.Event) -> None:
     location = ProxyLocation.EveryNode if plan.ray_address else ProxyLocation.HeadOnly
     # Replicas listen on Serve's address: here on loopback, also if the proxy listens elsewhere.
     host = plan.host if plan.ray_address or not plan.is_proxied else LOOPBACK
-    serve.start(
+    # Its proxies take seconds to be ready, in which the replicas can start.
+    starting = ThreadPoolExecutor(1).submit(
+        serve.start,
         proxy_location=location,
         http_options=HTTPOptions(host=host, port=plan.port, keep_alive_timeout_s=KEEP_ALIVE_S),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
+    while not starting.done() and not _has_controller():
+        time.sleep(CONTROLLER_LOOK_S)
     if plan.ray_address:
         require_same_port(plan.port)
     arguments = {"home": plan.home, "config": plan.file}
     target = serve.RunTarget(application.build(arguments), name=NAME, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
     _await_start(stop)
+    # Serve replaces a proxy that ends before it is ready, and this call sees the first alone.
+    with suppress(RayActorError):
+        starting.result()
+
+
+def _has_controller() -> bool:
+    with suppress(ValueError):
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        return True
+    return False
 
 
 GPU_WAIT_S = 45.0
 """For the nodes of a cluster to join."""
 START_LOOK_S = 0.2
+CONTROLLER_LOOK_S = 0.05
 
 
 def require_gpus(settings: ServeSettings, wait_s: float, stop: threading.Event) -> None:

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import sqlite3
 import threading
@@ -17,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, list_descendants
 from tests.serving.cluster.conftest import READY_WITHIN_S, Served
 from tests.waiting import wait_until
@@ -28,7 +31,8 @@ Make = Callable[[int], dict[str, Any]]
 
 def test_it_says_where_it_listens_and_when_it_is_ready(served) -> None:
     starting, *_ = [one for one in served.events if one["event"] == "starting"]
-    ready, *_ = [one for one in served.events if one["event"] == "ready"]
+    # Who asks by HTTP may know it before the command has said so.
+    ready, *_ = wait_until(lambda: [one for one in served.events if one["event"] == "ready"])
     assert starting["url"] == ready["url"] == served.url
     assert 0 < ready["after_s"] < READY_WITHIN_S
     assert ready["home"] == str(served.home)
@@ -51,6 +55,25 @@ def _find_id(port: int) -> str | None:
     except httpx.HTTPError:
         return None
     return answer.headers.get("x-request-id")
+
+
+def test_a_proxy_that_ends_while_the_service_starts_does_not_end_the_start(
+    empty_home, start_serve, tmp_path
+) -> None:
+    home, port = tmp_path / "home", find_port()
+    shutil.copytree(empty_home, home)
+    process = start_serve("--home", home, "--port", port, "--json")
+
+    def find_keeper() -> int | None:
+        assert process.poll() is None, process.stderr.read()
+        family = list_descendants(process.pid)
+        return next((one.pid for one in family if one.role is Role.PROXY_KEEPER), None)
+
+    os.kill(wait_until(find_keeper), signal.SIGKILL)
+    events = iter(lambda: json.loads(process.stdout.readline())["event"], "ready")
+    assert "lost" not in list(events)
+    process.terminate()
+    assert process.wait(120) == 0
 
 
 def test_a_command_beside_it_finds_it_where_it_listens(served, sosie, tmp_path) -> None:
