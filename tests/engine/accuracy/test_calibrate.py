@@ -204,7 +204,7 @@ def test_what_would_be_no_card_changes_nothing(text, tmp_path) -> None:
         ("sface", "review_fmr = true", r"thresholds\.review_fmr`"),
         ("sface", "review = 0.1", "unknown field `review`"),
         ("sface", "certain_margin = -0.1", r">= 0.0 - at `\$\.thresholds\.certain_margin`"),
-        ("yunet", "verify_fmr = 0.1", "`thresholds` must be left out"),
+        ("yunet", "verify_fmr = 0.1", "of a card with a transform or thresholds"),
     ],
 )
 def test_thresholds_of_a_card_are_rates_and_a_detector_has_none(
