@@ -49,6 +49,7 @@ from engine.registry.columns import (
 from engine.registry.database import KEYS, AnyRow, Moment, Source, changing
 from engine.registry.rows import (
     Change,
+    RecordSource,
     RowValues,
     Transaction,
     changing_rows,
@@ -290,10 +291,6 @@ _CARRIERS = select(CARRIERS).order_by(CARRIERS.c.code)
 _ALL_OUTLETS = _ANY_OUTLETS.order_by(OUTLETS.c.code)
 _RESTRICTED_OUTLETS = _ALL_OUTLETS.where(OUTLETS.c.restriction.is_not(None))
 _API_KEYS = select(API_KEYS).order_by(API_KEYS.c.created_at, API_KEYS.c.id)
-_API_KEY = select(API_KEYS).where(API_KEYS.c.id == bindparam("id"))
-
-_SESSION = select(SESSIONS).where(SESSIONS.c.id == bindparam("id"))
-_OF_SUBJECT = select(ACCOUNTS).where(ACCOUNTS.c.subject == bindparam("subject"))
 _OF_NAME = select(ACCOUNTS).where(ACCOUNTS.c.name == bindparam("name"))
 _ALL = (
     select(
@@ -310,16 +307,16 @@ _ALL = (
 )
 
 
-class Accounts(Source):
+class Accounts(RecordSource):
     """The accounts and sessions of one registry; changes are audited, and may be made beside its
     writer."""
 
     def find(self, session_id: str) -> Session:
         """One session, in force or not; `NotFound` if there is none."""
-        row = self._first(_SESSION, id=session_id)
-        if row is None:
+        found = self._one(SESSIONS.c.id, Session, session_id)
+        if found is None:
             raise NotFound("no session has this id: sign in")
-        return read_as(Session, require_authentic(self.vault, SESSIONS, row))
+        return found
 
     def everyone(self, now: datetime) -> list[Account]:
         """Every account, by its person's name."""
@@ -335,10 +332,9 @@ class Accounts(Source):
         """
         key = self.vault.look_up("subject", subject)
         name = self.vault.look_up("person", fold_person(session.person))
-        known = self._first(_OF_SUBJECT, subject=key)
+        known = next(self._found(ACCOUNTS.c.subject, [key]), None)
         if known is not None:
-            person = str(require_authentic(self.vault, ACCOUNTS, known).person)
-            session = replace(session, person=person)
+            session = replace(session, person=str(known.person))
         elif mixes_scripts(session.person) or self._first(_OF_NAME, name=name) is not None:
             return False
         account = {"subject": key, "person": session.person, "name": name}
@@ -423,19 +419,16 @@ class OutletReader(Source):
         return read_as(Outlet, row, line_limit=row.carrier_line_limit, time_zone=time_zone)
 
 
-class KeyReader(Source):
+class KeyReader(RecordSource):
     """Reader of the service's keys."""
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""
-        row = self._first(_API_KEY, id=key_id)
-        if row is None:
+        found = self._one(API_KEYS.c.id, ApiKey, key_id)
+        if found is None:
             raise NotFound("no key has this id: see `sosie apikey list`")
-        return self._api_key(row)
+        return found
 
     def api_keys(self) -> list[ApiKey]:
         """Every key of the service, those no longer in force too, the oldest first."""
-        return list(open_each(self.rows(_API_KEYS), self._api_key))
-
-    def _api_key(self, row: AnyRow) -> ApiKey:
-        return read_as(ApiKey, require_authentic(self.vault, API_KEYS, row))
+        return self._sound(ApiKey, _API_KEYS)

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Self
 
 from sqlalchemy import String, and_, bindparam, case, exists, func, or_, select
 
 from engine.registry.accounts import CARRIERS
 from engine.registry.columns import KEY, ActorName, CarrierCode, Id, LineId, Of, table_of
-from engine.registry.database import KEYS, UNREADABLE, AnyRow, Json, Moment, Source, is_id
+from engine.registry.database import KEYS, UNREADABLE, AnyRow, Json, Moment, is_id
 from engine.registry.lines import LINES, REVERIFICATIONS, Reverification, Step
 from engine.registry.rows import (
     NewEvent,
     Put,
+    RecordSource,
     Transaction,
     Write,
-    open_each,
     open_some,
-    read_as,
     require_authentic,
 )
 from schema.events import EventType
@@ -91,7 +91,6 @@ _DUE = (
 _FIRST_DUE = select(func.min(REVERIFICATIONS.c.next_step_at)).where(
     REVERIFICATIONS.c.next_step_at.is_not(None)
 )
-_CAMPAIGN = select(CAMPAIGNS).where(CAMPAIGNS.c.id == bindparam("id"))
 _first_step = (
     select(func.min(REVERIFICATIONS.c.next_step_at))
     .where(REVERIFICATIONS.c.campaign_id == CAMPAIGNS.c.id, _IS_DUE)
@@ -145,21 +144,21 @@ _NAMED = select(CAMPAIGN_LINES.c.line_id).where(
 )
 
 
-class LifeReader(Source):
+class LifeReader(RecordSource):
     """Reader of re-verifications and campaigns."""
 
     def asked_of(self, line_ids: Sequence[str]) -> dict[str, list[Reverification]]:
         """The re-verifications that each line waits for, oldest first; no line is left out."""
         found: dict[str, list[Reverification]] = {key: [] for key in line_ids}
         for row in self._rows_of(_ASKED_OF, line_ids):
-            found[row.line_id].append(self._asked(row))
+            found[row.line_id].append(self._read(Reverification, row))
         return found
 
     def due(self, now: datetime, most: int, campaign_id: str | None) -> list[Reverification]:
         """The lines of a campaign, or with None those of rules, whose next step is due, the longest
         due first."""
         query = _DUE.where(REVERIFICATIONS.c.campaign_id == campaign_id)
-        return open_some(self, query, most, self._asked, now=now)
+        return open_some(self, query, most, partial(self._read, Reverification), now=now)
 
     def due_campaigns(self, now: datetime) -> dict[str, str]:
         """By carrier one campaign with steps that are due: whose are due longest."""
@@ -176,15 +175,14 @@ class LifeReader(Source):
         return datetime.fromtimestamp(0, UTC) if found is UNREADABLE else found
 
     def campaign(self, campaign_id: str) -> Campaign | None:
-        row = self._first(_CAMPAIGN, id=campaign_id) if is_id(campaign_id) else None
-        return None if row is None else self._campaign(row)
+        return self._one(CAMPAIGNS.c.id, Campaign, campaign_id) if is_id(campaign_id) else None
 
     def campaigns(self, carrier: str | None, most: int = 100) -> list[Campaign]:
         """The newest campaigns, of one carrier where it is given."""
         query = _CAMPAIGNS
         if carrier is not None:
             query = query.where(CAMPAIGNS.c.carrier == carrier)
-        return open_some(self, query, most, self._campaign)
+        return open_some(self, query, most, partial(self._read, Campaign))
 
     def count_alive(self, carrier: str, now: datetime) -> int:
         """A carrier's campaigns before their deadlines that ask, or whose lines wait for them."""
@@ -192,7 +190,7 @@ class LifeReader(Source):
 
     def filling(self) -> list[Campaign]:
         """Campaigns whose lines are still being added, newest first."""
-        return list(open_each(self.rows(_FILLING), self._campaign))
+        return self._sound(Campaign, _FILLING)
 
     def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:
         """Counts the lines of a campaign by their progress."""
@@ -241,9 +239,3 @@ class LifeReader(Source):
             query = query.where(seen.c.opened_at >= moment)
         ids = [row.id for row in self.rows(query.order_by(seen.c.id))]
         return [one for one in ids if one is not UNREADABLE], last
-
-    def _asked(self, row: AnyRow) -> Reverification:
-        return read_as(Reverification, require_authentic(self.vault, REVERIFICATIONS, row))
-
-    def _campaign(self, row: AnyRow) -> Campaign:
-        return read_as(Campaign, require_authentic(self.vault, CAMPAIGNS, row))

@@ -44,21 +44,19 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow, Moment, Source, chunks, is_id
+from engine.registry.database import KEYS, AnyRow, Moment, chunks, is_id
 from engine.registry.documents import DOCUMENTS
 from engine.registry.rows import (
     Change,
     NewEvent,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
     authentic_rows,
-    read_as,
-    require_authentic,
     sound_rows,
     with_macs,
 )
-from engine.registry.vault import Vault
 from schema.actors import fold_person
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
@@ -318,10 +316,6 @@ _STILL_ALIVE = select(CASES.c.id).where(
 _LAST_NOTE = select(func.max(CASE_NOTES.c.id))
 
 
-def case_of(vault: Vault, row: AnyRow) -> CaseRecord:
-    return read_as(CaseRecord, require_authentic(vault, CASES, row))
-
-
 def erase_notes(to: Transaction, document_ids: Sequence[str]) -> None:
     """Wipes the note texts of cases that name these documents and no document still held."""
     erased = to.connection.scalars(_NOTES_TO_ERASE, {"keys": list(document_ids)}).all()
@@ -337,7 +331,6 @@ def _link(to: Transaction, links: Sequence[tuple[str, str]]) -> None:
         keep_crops(to, [key for _, key in links])
 
 
-_CASES = select(CASES).where(CASES.c.id.in_(KEYS))
 _OPEN_OF_LINE = select(CASES).where(
     CASES.c.line_id == bindparam("line"), CASES.c.kind == bindparam("kind"), text(IS_ALIVE)
 )
@@ -379,7 +372,7 @@ _CLOSED_COUNT = (
 )
 
 
-class CaseReader(Source):
+class CaseReader(RecordSource):
     """Reader of cases and their histories."""
 
     def attempts_in(self, case_id: str) -> list[str]:
@@ -397,12 +390,12 @@ class CaseReader(Source):
 
     def by_id(self, ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The known ones of these cases."""
-        return {row.id: case_of(self.vault, row) for row in self._rows_of(_CASES, ids)}
+        return self._by(CASES.c.id, CaseRecord, ids)
 
     def of_attempts(self, enrollment_ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these attempts opened or went into."""
         return {
-            row.attempt: case_of(self.vault, row)
+            row.attempt: self._read(CaseRecord, row)
             for row in sound_rows(self.vault, CASES, self._rows_of(_OF_ATTEMPTS, enrollment_ids))
         }
 
@@ -426,12 +419,12 @@ class CaseReader(Source):
 
     def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
-        return [case_of(self.vault, row) for row in self.rows(_MERGED_INTO, id=case_id)]
+        return [self._read(CaseRecord, row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
         row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
-        return None if row is None else case_of(self.vault, row)
+        return None if row is None else self._read(CaseRecord, row)
 
     def open_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The cases alive that name each document, the newest first; no document is left out."""
@@ -446,7 +439,7 @@ class CaseReader(Source):
         where that is damaged, for what an earlier one says may be over."""
         newest = {row.named_key: row for row in self._rows_of(_OF_GROUPS, group_keys)}
         return {
-            row.named_key: case_of(self.vault, row)
+            row.named_key: self._read(CaseRecord, row)
             for row in sound_rows(self.vault, CASES, newest.values())
         }
 

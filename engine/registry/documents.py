@@ -27,7 +27,7 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow, Moment, Query, Source, is_id
+from engine.registry.database import KEYS, AnyRow, Moment, Query, is_id
 from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
@@ -35,10 +35,10 @@ from engine.registry.rows import (
     Deleted,
     NewEvent,
     Put,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
-    authentic_rows,
     open_each,
     read_as,
     require_authentic,
@@ -380,10 +380,8 @@ _AWAITING_ERASURE = (
 )
 _IDENTITIES = select(DOCUMENTS.c.id, DOCUMENTS.c.identity).where(DOCUMENTS.c.id.in_(KEYS))
 
-_EXEMPT = select(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(KEYS))
 
-
-class DocumentReader(Source):
+class DocumentReader(RecordSource):
     """Reader of documents."""
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
@@ -417,8 +415,7 @@ class DocumentReader(Source):
 
     def exemptions(self, document_ids: Sequence[str]) -> dict[str, ExemptDocument]:
         """Those of these documents that no limit holds for."""
-        rows = authentic_rows(self.vault, LIMIT_EXEMPTIONS, self._rows_of(_EXEMPT, document_ids))
-        return {row.document_id: read_as(ExemptDocument, row) for row in rows}
+        return self._by(LIMIT_EXEMPTIONS.c.document_id, ExemptDocument, document_ids)
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""

@@ -57,13 +57,14 @@ from engine.registry.lines import IN_USE_UNDER, tell_of_line
 from engine.registry.references import TEMPLATES_PER_CHUNK
 from engine.registry.rows import (
     NewEvent,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
-    authentic_rows,
     is_authentic,
+    pages_of,
     read_as,
-    require_authentic,
+    select_by,
     sound_rows,
     update_one,
     values_of,
@@ -345,8 +346,6 @@ def forget_tallies(connection: Connection) -> None:
         connection.execute(delete(TALLIES).where(stale))
 
 
-_ANSWERS = select(IDEMPOTENCY).where(IDEMPOTENCY.c.scope.in_(KEYS))
-_LIVENESS_OF = select(LIVENESS).where(LIVENESS.c.enrollment_id == bindparam("enrollment_id"))
 _USED_LIVENESS = select(LIVENESS.c.token).where(LIVENESS.c.token.in_(KEYS))
 _results = LIVENESS.c
 _IS_ABSENT = func.coalesce(_results.problem, "") == Reason.LIVENESS_MISSING.value
@@ -369,14 +368,6 @@ _LIVENESS_COUNTS = (
     .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
     .order_by(_results.carrier, _results.outlet)
 )
-_ENROLLMENTS = select(ENROLLMENTS).where(ENROLLMENTS.c.id.in_(KEYS))
-_ENROLLMENT = select(ENROLLMENTS).where(ENROLLMENTS.c.id == bindparam("id"))
-_EVIDENCE = (
-    select(ENROLLMENTS)
-    .where(ENROLLMENTS.c.id > bindparam("last"), ENROLLMENTS.c.expired_at.is_(None))
-    .order_by(ENROLLMENTS.c.id)
-    .limit(bindparam("page"))
-)
 _TRIES = (
     select(ENROLLMENTS)
     .where(
@@ -388,7 +379,6 @@ _TRIES = (
     .order_by(ENROLLMENTS.c.document_id, ENROLLMENTS.c.id)
     .limit(bindparam("page"))
 )
-_TALLIES = select(TALLIES).where(TALLIES.c.name.in_(KEYS))
 _RANKED = select(
     *(ENROLLMENTS.c[one.name] for one in fields(AttemptRecord)),
     func.row_number()
@@ -406,13 +396,12 @@ _NEWEST_OF = (
 )
 
 
-class EnrollmentReader(Source):
+class EnrollmentReader(RecordSource):
     """Reader of enrollments, their stored answers and their liveness results."""
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """The earlier answers under these idempotency scopes."""
-        rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
-        return {row.scope: read_as(StoredAnswer, row) for row in rows}
+        return self._by(IDEMPOTENCY.c.scope, StoredAnswer, scopes)
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
         """One enrollment; `NotFound` if there is none.
@@ -420,25 +409,24 @@ class EnrollmentReader(Source):
         Its evidence of liveness has `jti` while the row that keeps it does.
         """
         # No database is asked for what is no id: PostgreSQL fails on some texts.
-        row = self._first(_ENROLLMENT, id=enrollment_id) if is_id(enrollment_id) else None
+        asked = [enrollment_id] if is_id(enrollment_id) else []
+        row = next(self._found(ENROLLMENTS.c.id, asked), None)
         if row is None:
             raise NotFound("no enrollment has this id: check it")
-        require_authentic(self.vault, ENROLLMENTS, row)
         sealed = row.consent and self.vault.open(_CONSENT, row.id, row.consent)
         given = None if sealed is None else json.decode(sealed, type=prepare(GivenConsent))
         found = read_as(EnrollmentRecord, row, consent=given)
         liveness = found.evidence.liveness
         if liveness is not None:
-            kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
+            kept = next(self._found(LIVENESS.c.enrollment_id, asked), None)
             if kept is not None and kept.jti is not None:
-                require_authentic(self.vault, LIVENESS, kept)
                 found.evidence.liveness = structs.replace(liveness, jti=kept.jti)
         return found
 
     def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
         """The known ones of these enrollments."""
-        rows = authentic_rows(self.vault, ENROLLMENTS, self._rows_of(_ENROLLMENTS, enrollment_ids))
-        return [read_as(EnrollmentRecord, row, consent=None) for row in rows]
+        found = self._by(ENROLLMENTS.c.id, EnrollmentRecord, enrollment_ids, consent=None)
+        return list(found.values())
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20
@@ -460,11 +448,9 @@ class EnrollmentReader(Source):
 
     def decisions(self) -> Iterator[tuple[str, RecordedEvidence]]:
         """Decision and evidence of every enrollment that has not expired, in their order."""
-        last = ""
-        while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
+        for rows in pages_of(self.rows, ENROLLMENTS, ENROLLMENTS.c.expired_at.is_(None)):
             for row in sound_rows(self.vault, ENROLLMENTS, rows):
                 yield row.decision, convert(row.evidence, prepare(RecordedEvidence))
-            last = rows[-1].id
 
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
         """The results among these of liveness checks that have been used."""
@@ -490,7 +476,7 @@ class TallyReader(Source):
     def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
         """The known ones of these counts. A damaged one is set aside and begins anew: to refuse all
         that it bounds would stop a carrier, and whoever can alter a row can delete it."""
-        rows = sound_rows(self.vault, TALLIES, self._rows_of(_TALLIES, names))
+        rows = sound_rows(self.vault, TALLIES, self._rows_of(select_by(TALLIES.c.name), names))
         return {row.name: read_as(TallyRecord, row) for row in rows}
 
     def tally_names(self, document_id: str) -> list[str]:

@@ -35,12 +35,13 @@ from engine.registry.columns import (
     partial_index,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow, Query, Source, chunks, new_id
+from engine.registry.database import KEYS, AnyRow, Query, chunks, new_id
 from engine.registry.rows import (
     Change,
     Deleted,
     NewEvent,
     Put,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
@@ -327,7 +328,6 @@ _COUNTS = (
     .where(LINES.c.document_id.in_(KEYS), IS_IN_USE)
     .group_by(LINES.c.document_id, LINES.c.carrier)
 )
-_LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
 _LINES_OF_EACH = (
     select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
 )
@@ -359,7 +359,7 @@ _CLOSED_WITH = (
 )
 
 
-class LineReader(Source):
+class LineReader(RecordSource):
     """Reader of lines and of what happened to them."""
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
@@ -369,7 +369,7 @@ class LineReader(Source):
 
     def lines_by_id(self, ids: Sequence[str]) -> dict[str, LineRecord]:
         """The known ones of these lines, closed ones too."""
-        return {row.id: line_of(self.vault, row) for row in self._rows_of(_LINES_BY_ID, ids)}
+        return self._by(LINES.c.id, LineRecord, ids, msisdn=None)
 
     def open_line_counts(self, document_ids: Sequence[str]) -> Counter[tuple[str, str]]:
         """The number of lines, not closed, of each of these documents with each carrier."""

@@ -1,13 +1,13 @@
 """Rows about people whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import msgspec
-from sqlalchemy import Index, String, Table, bindparam, func, or_, select, text, update
+from sqlalchemy import Index, String, bindparam, func, or_, select, text, update
 
 from engine.registry.columns import (
     INDEXED,
@@ -22,19 +22,19 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow, Source
+from engine.registry.database import KEYS, AnyRow
 from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
 from engine.registry.lines import LINES
-from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
+from engine.registry.references import REFERENCES
 from engine.registry.rows import (
     Change,
     Put,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
     authentic_rows,
     read_as,
-    sound_rows,
     update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
@@ -175,10 +175,6 @@ class Replacement(Change):
 
 
 REPLACEMENTS = table_of("replacements", Replacement)
-_FRAUDS = tuple(
-    select(JUDGED_PAIRS).where(one.in_(KEYS), JUDGED_PAIRS.c.outcome == Outcome.FRAUD.value)
-    for one in (JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
-)
 
 
 def _reach(near: Mapping[str, set[str]], start: str) -> set[str]:
@@ -191,18 +187,9 @@ def _reach(near: Mapping[str, set[str]], start: str) -> set[str]:
 
 
 _NUMBER = "exceptions.msisdn"
-_DEATHS = select(DEATHS).where(DEATHS.c.document_id.in_(KEYS))
-REPLACED = select(REPLACEMENTS).where(
+_REPLACED = select(REPLACEMENTS).where(
     or_(REPLACEMENTS.c.document_id.in_(KEYS), REPLACEMENTS.c.successor_id.in_(KEYS))
 )
-_OF_EXCEPTIONS = select(EXCEPTIONS).where(EXCEPTIONS.c.id.in_(KEYS))
-_BY_LINE = select(EXCEPTIONS).where(EXCEPTIONS.c.line_id.in_(KEYS))
-_BY_CASE = select(EXCEPTIONS).where(EXCEPTIONS.c.case_id == bindparam("case"))
-_GUARDED = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.line_id.in_(KEYS))
-_GUARDIANS_OF = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.document_id.in_(KEYS))
-_GUARDED_BY = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.guardian_id.in_(KEYS))
-_REFERENCES = select(*REFERENCE_COLUMNS).where(REFERENCES.c.document_id.in_(KEYS))
-_ENROLLMENTS = select(ENROLLMENTS).where(ENROLLMENTS.c.id.in_(KEYS))
 _ASKED = (
     select(EXCEPTIONS.c.outlet, func.count().label("asked"))
     .where(EXCEPTIONS.c.outlet.in_(KEYS), EXCEPTIONS.c.asked_at > bindparam("since"))
@@ -280,7 +267,7 @@ def forget_people(to: Transaction, document_id: str) -> None:
         to.delete(column, [document_id])
 
 
-class PeopleReader(Source):
+class PeopleReader(RecordSource):
     """Reader of these rows."""
 
     def same_person(self, document_ids: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -291,13 +278,16 @@ class PeopleReader(Source):
         fresh = set(document_ids)
         while fresh:
             seen |= fresh
-            for query in _FRAUDS:
-                for row in self._authentic(JUDGED_PAIRS, query, sorted(fresh)):
-                    near[row.left_document].add(row.right_document)
-                    near[row.right_document].add(row.left_document)
-            for row in self._authentic(REPLACEMENTS, REPLACED, sorted(fresh)):
-                near[row.document_id].add(row.successor_id)
-                near[row.successor_id].add(row.document_id)
+            ties = [(row.document_id, row.successor_id) for row in self._replacements(fresh)]
+            for column in (JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document):
+                ties += [
+                    (row.left_document, row.right_document)
+                    for row in self._found(column, sorted(fresh))
+                    if row.outcome == Outcome.FRAUD
+                ]
+            for one, other in ties:
+                near[one].add(other)
+                near[other].add(one)
             fresh = near.keys() - seen
         return {key: frozenset(_reach(near, key)) for key in document_ids}
 
@@ -308,18 +298,20 @@ class PeopleReader(Source):
         asked = set(document_ids)
         while asked:
             seen |= asked
-            for row in self._authentic(REPLACEMENTS, REPLACED, sorted(asked)):
-                replaced[row.document_id] = row.successor_id
+            replaced |= {row.document_id: row.successor_id for row in self._replacements(asked)}
             asked = {key for pair in replaced.items() for key in pair} - seen
-        dead = self._authentic(DEATHS, _DEATHS, document_ids)
+        dead = self._found(DEATHS.c.document_id, document_ids)
         return Standing(
             frozenset(row.document_id for row in dead if row.lifted_at is None), replaced
         )
 
+    def _replacements(self, document_ids: Collection[str]) -> Iterator[AnyRow]:
+        rows = self._rows_of(_REPLACED, sorted(document_ids))
+        return authentic_rows(self.vault, REPLACEMENTS, rows)
+
     def replacements(self) -> list[Replacement]:
         """Every document that was replaced."""
-        rows = sound_rows(self.vault, REPLACEMENTS, self.rows(select(REPLACEMENTS)))
-        return [read_as(Replacement, row) for row in rows]
+        return self._sound(Replacement, select(REPLACEMENTS))
 
     def replaced_by(self, document_id: str) -> list[str]:
         """The documents that this one has replaced, without what those have replaced."""
@@ -328,8 +320,7 @@ class PeopleReader(Source):
 
     def death(self, document_id: str) -> DeathRecord | None:
         """The report of a holder's death, lifted or not."""
-        rows = self._authentic(DEATHS, _DEATHS, [document_id])
-        return next((read_as(DeathRecord, row) for row in rows), None)
+        return self._one(DEATHS.c.document_id, DeathRecord, document_id)
 
     def count_guarded(self, guardian_ids: Sequence[str], carrier: str) -> dict[str, int]:
         """The number of lines in use with a carrier that each of these documents answers for."""
@@ -338,32 +329,30 @@ class PeopleReader(Source):
 
     def guarded_by(self, guardian_id: str) -> list[str]:
         """The lines of minors that the holder of this document answers for, closed ones too."""
-        return [row.line_id for row in self._authentic(GUARDIANSHIPS, _GUARDED_BY, [guardian_id])]
+        return [row.line_id for row in self._found(GUARDIANSHIPS.c.guardian_id, [guardian_id])]
 
     def guardians_of(self, document_id: str) -> set[str]:
         """The documents of those who answer for lines under a minor's document."""
-        rows = self._authentic(GUARDIANSHIPS, _GUARDIANS_OF, [document_id])
+        rows = self._found(GUARDIANSHIPS.c.document_id, [document_id])
         return {row.guardian_id for row in rows}
 
     def bound_by(self, document_id: str) -> set[str]:
         """The carriers whose enrollments have made a face this document's, an erased one's too."""
-        found = self._authentic(REFERENCES, _REFERENCES, [document_id])
+        found = self._found(REFERENCES.c.document_id, [document_id])
         ids = [row.enrollment_id for row in found if row.enrollment_id is not None]
-        return {row.carrier for row in self._authentic(ENROLLMENTS, _ENROLLMENTS, ids)}
+        return {row.carrier for row in self._found(ENROLLMENTS.c.id, ids)}
 
     def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions that these enrollments asked for."""
-        rows = self._authentic(EXCEPTIONS, _OF_EXCEPTIONS, enrollment_ids)
-        return {row.id: read_as(ExceptionRecord, row, line=None) for row in rows}
+        return self._by(EXCEPTIONS.c.id, ExceptionRecord, enrollment_ids, line=None)
 
     def exceptions_of_lines(self, line_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions by which lines were opened, by line."""
-        rows = self._authentic(EXCEPTIONS, _BY_LINE, line_ids)
-        return {row.line_id: read_as(ExceptionRecord, row, line=None) for row in rows}
+        return self._by(EXCEPTIONS.c.line_id, ExceptionRecord, line_ids, line=None)
 
     def exception_of_case(self, case_id: str) -> ExceptionRecord | None:
         """The exception that a case decides, with what it asks for while that is undecided."""
-        for row in authentic_rows(self.vault, EXCEPTIONS, self.rows(_BY_CASE, case=case_id)):
+        for row in self._found(EXCEPTIONS.c.case_id, [case_id]):
             sealed = row.msisdn
             line = None if sealed is None else _read_line(self.vault.open(_NUMBER, row.id, sealed))
             return read_as(ExceptionRecord, row, line=line)
@@ -384,8 +373,4 @@ class PeopleReader(Source):
 
     def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:
         """The guardians of lines of minors, by line."""
-        rows = self._authentic(GUARDIANSHIPS, _GUARDED, line_ids)
-        return {row.line_id: read_as(Guardianship, row) for row in rows}
-
-    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> Iterator[AnyRow]:
-        return authentic_rows(self.vault, table, self._rows_of(query, keys))
+        return self._by(GUARDIANSHIPS.c.line_id, Guardianship, line_ids)

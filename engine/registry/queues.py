@@ -38,7 +38,6 @@ from engine.registry.cases import (
     CaseReader,
     CaseRecord,
     CropRecord,
-    case_of,
 )
 from engine.registry.database import KEYS, AnyRow, Condition, Moment, Source, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
@@ -438,7 +437,7 @@ class QueueReader(CaseReader, CropReader):
         query = query.order_by(*(one.desc() for one in order) if descends else order)
         if last is not None:
             query = query.where(_is_below(key, value_of(last), last.id, descends))
-        return open_some(self, query, limit, partial(case_of, self.vault))
+        return open_some(self, query, limit, partial(self._read, CaseRecord))
 
     def _by_due_date(
         self, wanted: CaseFilter, due: DueDates, limit: int, last: CaseRecord | None

@@ -36,9 +36,10 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow, Source, chunks, long_statements, reading
+from engine.registry.database import KEYS, AnyRow, chunks, long_statements, reading
 from engine.registry.rows import (
     Change,
+    RecordSource,
     RowValues,
     Transaction,
     Write,
@@ -275,7 +276,6 @@ def require_unit(templates: Floats, dim: int) -> None:
 
 
 _TEMPLATES = select(REFERENCES).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
-_SHOWN = select(ATTEMPT_TEMPLATES).where(ATTEMPT_TEMPLATES.c.id.in_(KEYS))
 _SECOND_TEMPLATES = select(
     REFERENCES.c.id,
     REFERENCES.c.document_id,
@@ -322,7 +322,7 @@ _NEWEST_REFERENCES = (
 )
 
 
-class ReferenceReader(Source):
+class ReferenceReader(RecordSource):
     """Reader of references, and of what attempts showed."""
 
     def __init__(self, place: Engine | Connection, vault: Vault) -> None:
@@ -417,8 +417,7 @@ class ReferenceReader(Source):
         """The faces of these attempts under documents that had no reference, by document: rotated
         unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
         found: dict[str, list[AnyRow]] = {}
-        rows = self._rows_of(_SHOWN, enrollment_ids)
-        for row in authentic_rows(self.vault, ATTEMPT_TEMPLATES, rows):
+        for row in self._found(ATTEMPT_TEMPLATES.c.id, enrollment_ids):
             found.setdefault(row.document_id, []).append(row)
         return {
             key: self.vault.open_templates(

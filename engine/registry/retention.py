@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, Self
 
 from msgspec import convert, to_builtins
@@ -35,7 +34,7 @@ from engine.registry.cases import (
     CROPS,
     AddedNote,
     CaseChange,
-    case_of,
+    CaseRecord,
     erase_notes,
 )
 from engine.registry.database import KEYS, UNREADABLE, Condition, Json, Moment, Source, chunks
@@ -60,7 +59,15 @@ from engine.registry.lines import (
 from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
 from engine.registry.queues import erase_crops
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
-from engine.registry.rows import NewEvent, RowValues, Transaction, Write, open_each, update_one
+from engine.registry.rows import (
+    NewEvent,
+    RowValues,
+    Transaction,
+    Write,
+    read_as,
+    sound_rows,
+    update_one,
+)
 from engine.registry.watchlist import WATCHED_SINCE, WATCHLIST, forget_watched
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
@@ -336,7 +343,7 @@ def _tell_cases(to: Transaction, documents: Select[Any], kind: Retained, actor: 
     is_alive = CASES.c.state.in_([state.value for state in ALIVE])
     named = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(documents))
     rows = to.connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
-    found = list(open_each(rows, partial(case_of, to.vault)))
+    found = [read_as(CaseRecord, row) for row in sound_rows(to.vault, CASES, rows)]
     if found:
         changed = [CaseChange(replace(one, updated_at=date_change(one, to.at))) for one in found]
         CaseChange.store(to, changed)

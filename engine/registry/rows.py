@@ -445,6 +445,42 @@ def _names_of(kind: type[Any]) -> Sequence[str]:
     return getattr(kind, "__struct_fields__", None) or [one.name for one in fields(kind)]
 
 
+@cache
+def select_by(column: Column[Any]) -> Query:
+    """The rows that have one of the keys in a column."""
+    return select(column.table).where(column.in_(KEYS))
+
+
+class RecordSource(Source):
+    """A source of rows as they were written, and of records of them; `SealBroken` where one was
+    altered."""
+
+    def _found(self, column: Column[Any], keys: Sequence[object]) -> Iterator[AnyRow]:
+        """The rows that have one of these keys in a column."""
+        rows = self._rows_of(select_by(column), keys)
+        return authentic_rows(self.vault, column.table, rows)
+
+    def _by(
+        self, column: Column[Any], kind: type[T], keys: Sequence[object], **converted: Any
+    ) -> dict[Any, T]:
+        """Their records, by the key."""
+        rows = self._found(column, keys)
+        return {row._mapping[column.name]: read_as(kind, row, **converted) for row in rows}
+
+    def _one(self, column: Column[Any], kind: type[T], key: object, **converted: Any) -> T | None:
+        """The record of a key; `None` where there is none."""
+        return self._by(column, kind, [key], **converted).get(key)
+
+    def _read(self, kind: type[T], row: AnyRow, **converted: Any) -> T:
+        """The record of a row of its class's table."""
+        of_row: Any = kind
+        return read_as(kind, require_authentic(self.vault, of_row.table, row), **converted)
+
+    def _sound(self, kind: type[T], query: Query, **values: object) -> list[T]:
+        """The records of the rows that a query finds and that are sound."""
+        return list(open_each(self.rows(query, **values), partial(self._read, kind)))
+
+
 def columns_of(record: Any, **converted: Any) -> RowValues:
     """The reverse: the fields of a record as the columns of the same names."""
     return {one.name: getattr(record, one.name) for one in fields(record)} | converted

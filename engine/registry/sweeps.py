@@ -54,10 +54,10 @@ from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
 from engine.registry.rows import (
     NewEvent,
     Put,
+    RecordSource,
     Transaction,
     Write,
     columns_of,
-    open_each,
     open_some,
     read_as,
     require_authentic,
@@ -112,7 +112,6 @@ def sweep_of(vault: Vault, row: AnyRow) -> SweepRecord:
     return read_as(SweepRecord, require_authentic(vault, SWEEPS, row))
 
 
-_SWEEP = select(SWEEPS).where(SWEEPS.c.id == bindparam("id"))
 _UNFINISHED = select(SWEEPS.c.id).where(SWEEPS.c.id == bindparam("id"), SWEEPS.c.ended_at.is_(None))
 _NEWEST_SWEEPS = select(SWEEPS).order_by(SWEEPS.c.created_at.desc(), SWEEPS.c.id.desc())
 _LAST_DONE = (
@@ -123,15 +122,15 @@ _LAST_DONE = (
 )
 
 
-class SweepReader(Source):
+class SweepReader(RecordSource):
     """Reader of sweeps."""
 
     def get(self, sweep_id: str) -> SweepRecord:
         """One sweep; `NotFound` if there is none."""
-        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
-        if row is None:
+        found = self._one(SWEEPS.c.id, SweepRecord, sweep_id) if is_id(sweep_id) else None
+        if found is None:
             raise NotFound("no sweep has this id: see `sosie sweep list`")
-        return sweep_of(self.vault, row)
+        return found
 
     def newest(self, limit: int = 100) -> list[SweepRecord]:
         """The newest sweeps, the newest first."""
@@ -335,23 +334,18 @@ JUDGED_PAIRS = table_of(
 )
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
-_PAIRS = select(JUDGED_PAIRS)
-_PAIRS_OF = _PAIRS.where(JUDGED_PAIRS.c.left_document.in_(KEYS))
-_JUDGED = _PAIRS.order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
+_JUDGED = select(JUDGED_PAIRS).order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
 
 
-class PairReader(Source):
+class PairReader(RecordSource):
     """Reader of judged pairs."""
 
     def judged_pairs(self) -> list[JudgedPair]:
         """Every judged pair, by document."""
-        return list(open_each(self.rows(_JUDGED), self._judged))
+        return self._sound(JudgedPair, _JUDGED)
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
         """The judgements of people on any two of these documents."""
         wanted = set(document_ids)
-        rows = self._rows_of(_PAIRS_OF, sorted(wanted))
-        return [self._judged(row) for row in rows if row.right_document in wanted]
-
-    def _judged(self, found: AnyRow) -> JudgedPair:
-        return read_as(JudgedPair, require_authentic(self.vault, JUDGED_PAIRS, found))
+        rows = self._found(JUDGED_PAIRS.c.left_document, sorted(wanted))
+        return [read_as(JudgedPair, row) for row in rows if row.right_document in wanted]
