@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from sqlalchemy import String, and_, bindparam, case, exists, func, or_, select
 
@@ -16,8 +16,8 @@ from engine.registry.rows import (
     NewEvent,
     Put,
     RecordSource,
+    Single,
     Transaction,
-    Write,
     open_some,
     require_authentic,
 )
@@ -26,7 +26,7 @@ from schema.lines import CampaignLineState, CampaignState, LineStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign(Write):
+class Campaign(Single):
     """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
 
     `chosen` are the terms by which lines are chosen, up to the line `filled_to` so far; empty where
@@ -44,14 +44,12 @@ class Campaign(Write):
     created_at: datetime
     created_by: ActorName
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for one in written:
-            # In its place, for its lines refer to it.
-            to.put(CAMPAIGNS, one.row(to))
-            # Written as ended once.
-            if one.state is CampaignState.ENDED:
-                to.events.append(NewEvent(EventType.CAMPAIGN_ENDED, one.id, one.carrier, {}))
+    def follow(self, to: Transaction) -> None:
+        # In its place, for its lines refer to it.
+        to.put(CAMPAIGNS, self.row(to))
+        # Written as ended once.
+        if self.state is CampaignState.ENDED:
+            to.events.append(NewEvent(EventType.CAMPAIGN_ENDED, self.id, self.carrier, {}))
 
 
 CAMPAIGNS = table_of("campaigns", Campaign)

@@ -63,6 +63,7 @@ from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.reasons import Photograph
 
+ALIVE_STATES = sorted(one.value for one in ALIVE)
 IS_ALIVE = one_of("state", (one for one in CaseState if one in ALIVE))
 """As the index below says it: only a query with these very words can use that."""
 _IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
@@ -249,7 +250,7 @@ class CropRecord(Write):
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         to.add(written)
         held = [one.document_id for one in written if one.is_held]
-        is_in_case = STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
+        is_in_case = STATE_OF_NAMED.in_(ALIVE_STATES)
         named = select(CASE_DOCUMENTS.c.document_id).where(
             CASE_DOCUMENTS.c.document_id.in_(KEYS), is_in_case
         )
@@ -310,9 +311,7 @@ _ERASE_TEXTS = update(CASE_NOTES).where(CASE_NOTES.c.id.in_(KEYS)).values(text=N
 _NOTES_TO_ERASE = select(CASE_NOTES.c.id).where(
     CASE_NOTES.c.case_id.in_(_OF_DOCUMENTS), CASE_NOTES.c.text.is_not(None), ~_IS_NAMED
 )
-_STILL_ALIVE = select(CASES.c.id).where(
-    CASES.c.id.in_(KEYS), CASES.c.state.in_(sorted(one.value for one in ALIVE))
-)
+_STILL_ALIVE = select(CASES.c.id).where(CASES.c.id.in_(KEYS), CASES.c.state.in_(ALIVE_STATES))
 _LAST_NOTE = select(func.max(CASE_NOTES.c.id))
 
 

@@ -20,7 +20,6 @@ from engine.registry.columns import (
     Code,
     DocumentId,
     Id,
-    JsonValue,
     one_of,
     partial_index,
     required,
@@ -28,7 +27,7 @@ from engine.registry.columns import (
     table_of,
 )
 from engine.registry.database import KEYS, AnyRow, Moment, Query, is_id
-from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCE_COLUMNS, REFERENCES
+from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCE_COLUMNS, REFERENCES
 from engine.registry.rows import (
     DAMAGED,
     Change,
@@ -37,6 +36,7 @@ from engine.registry.rows import (
     Put,
     RecordSource,
     RowValues,
+    Single,
     Transaction,
     Write,
     open_each,
@@ -293,37 +293,33 @@ CONSENT_WITHDRAWN, CONSENT_RENEWED = "consent.withdrawn", "consent.renewed"
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentChange(Change):
+class ConsentChange(Single):
     """Consent to a document's face is withdrawn from these carriers, or renewed; "" is a base
     without any."""
 
     table = DOCUMENTS
-    update = update_one(DOCUMENTS).values(
-        withdrawn=bindparam("marks", type_=JsonValue), identity=bindparam("sealed")
-    )
+    step = 1
 
     document_id: str
     carriers: Sequence[str]
     is_withdrawn: bool
     kept: str | Mapping[str, Any] | None = field(default=None, repr=False)
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for one in written:
-            key = one.document_id
-            row = to.connection.execute(select(DOCUMENTS).where(DOCUMENTS.c.id == key)).one()
-            marks, sealed = dict(row.withdrawn or {}), row.identity
-            if one.kept is not None:
-                identity = replace(open_identity(to.vault, row), consent=one.kept)
-                sealed = identity.seal(to.vault, key)
-            for carrier in one.carriers:
-                marks.pop(carrier, None)
-                if one.is_withdrawn:
-                    marks[carrier] = to.at.isoformat()
-                if one.is_withdrawn and carrier:
-                    to.events.append(NewEvent(EventType.CONSENT_WITHDRAWN, key, carrier, {}))
-            changed = {"key": key, "marks": marks or None, "sealed": sealed}
-            to.change(DOCUMENTS, cls.update, [changed])
+    def follow(self, to: Transaction) -> None:
+        key = self.document_id
+        row = to.connection.execute(select(DOCUMENTS).where(DOCUMENTS.c.id == key)).one()
+        marks, sealed = dict(row.withdrawn or {}), row.identity
+        if self.kept is not None:
+            identity = replace(open_identity(to.vault, row), consent=self.kept)
+            sealed = identity.seal(to.vault, key)
+        for carrier in self.carriers:
+            marks.pop(carrier, None)
+            if self.is_withdrawn:
+                marks[carrier] = to.at.isoformat()
+            if self.is_withdrawn and carrier:
+                to.events.append(NewEvent(EventType.CONSENT_WITHDRAWN, key, carrier, {}))
+        changed = update_one(DOCUMENTS).values(withdrawn=marks or None, identity=sealed)
+        to.change(DOCUMENTS, changed, [{"key": key}])
 
 
 _OF_REFERENCE = "reference_"
@@ -360,10 +356,7 @@ def gather_documents(vault: Vault, rows: Iterable[AnyRow]) -> list[DocumentRecor
 
 _DOCUMENTS = (
     select(DOCUMENTS, *(one.label(f"{_OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
-    .outerjoin(
-        REFERENCES,
-        (REFERENCES.c.document_id == DOCUMENTS.c.id) & REFERENCES.c.removed_sequence.is_(None),
-    )
+    .outerjoin(REFERENCES, (REFERENCES.c.document_id == DOCUMENTS.c.id) & IS_LIVE)
     .order_by(REFERENCES.c.id)
 )
 _DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(DOCUMENTS.c.lookup.in_(KEYS))

@@ -110,20 +110,17 @@ class EnrollmentRecord(Write):
         given = None if self.consent is None else json.encode(self.consent.plain())
         return self.columns(consent=given and to.vault.seal(_CONSENT, self.id, given))
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.add(written)
-        for one in written:
-            decided = {"decision": str(one.decision), "outlet": one.outlet, "line_id": None}
-            one.tell(to, EventType.ENROLLMENT_DECIDED, one.carrier, decided)
-            if Reason.WATCHLISTED in one.reasons:
-                place = {"carrier": one.carrier, "outlet": one.outlet}
-                one.tell(to, EventType.WATCHLIST_HIT, None, place)
-            if Reason.REPLACEMENT_ASKED in one.reasons and one.decision == Decision.REVIEW:
-                # People are to decide whether lines may move: their holder may object in time.
-                old = one.evidence.inputs["people"]["replacement"]["document_id"]
-                for line in to.connection.execute(IN_USE_UNDER, {"key": old}):
-                    tell_of_line(to, EventType.LINE_MOVE_ASKED, line, {})
+    def follow(self, to: Transaction) -> None:
+        place = {"outlet": self.outlet}
+        decided = {"decision": str(self.decision), **place, "line_id": None}
+        self.tell(to, EventType.ENROLLMENT_DECIDED, self.carrier, decided)
+        if Reason.WATCHLISTED in self.reasons:
+            self.tell(to, EventType.WATCHLIST_HIT, None, {"carrier": self.carrier, **place})
+        if Reason.REPLACEMENT_ASKED in self.reasons and self.decision == Decision.REVIEW:
+            # People are to decide whether lines may move: their holder may object in time.
+            old = self.evidence.inputs["people"]["replacement"]["document_id"]
+            for line in to.connection.execute(IN_USE_UNDER, {"key": old}):
+                tell_of_line(to, EventType.LINE_MOVE_ASKED, line, {})
 
     def tell(
         self, to: Transaction, kind: EventType, carrier: str | None, data: dict[str, Any]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 from sqlalchemy import Index, String, bindparam, func, or_, select, text, update
@@ -147,21 +147,17 @@ DEATHS = table_of("deaths", DeathRecord)
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement(Change):
+class Replacement(Write):
     """A document that enrolls nobody any more: another of the same person, its successor, has
     replaced it; `score` is that of the face that was shown with the successor."""
+
+    step = 1
 
     document_id: Annotated[DocumentId, KEY]
     successor_id: Annotated[DocumentId, INDEXED]
     enrollment_id: EnrollmentId
     score: float
     replaced_at: datetime
-
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        to.add(written)
-        for one in written:
-            one.follow(to)
 
     def follow(self, to: Transaction) -> None:
         """Puts the successor into the guardianships of the document, on either side."""

@@ -30,6 +30,7 @@ from sqlalchemy import case as by_value
 
 from engine.errors import NotFound
 from engine.registry.cases import (
+    ALIVE_STATES,
     CASE_DOCUMENTS,
     CASES,
     CROP_IMAGE,
@@ -42,9 +43,9 @@ from engine.registry.cases import (
 from engine.registry.database import KEYS, AnyRow, Condition, Moment, Source, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
-from engine.registry.references import REFERENCES
+from engine.registry.references import IS_LIVE, REFERENCES
 from engine.registry.rows import open_each, open_some, read_as, require_authentic
-from schema.cases import ALIVE, KIND_RISK, CaseKind, CaseSort, CaseState, DueDates, Outcome
+from schema.cases import KIND_RISK, CaseKind, CaseSort, CaseState, DueDates, Outcome
 from schema.lines import LineStatus
 
 
@@ -150,7 +151,7 @@ class CaseFilter:
                 for kind in CaseKind
                 if (span := due.span(kind)) is not None
             ]
-            yield and_(CASES.c.state.in_([one.value for one in ALIVE]), or_(*late))
+            yield and_(CASES.c.state.in_(ALIVE_STATES), or_(*late))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,8 +261,7 @@ class Face:
 
 
 _IS_NEEDED = exists().where(
-    CASE_DOCUMENTS.c.document_id == CROPS.c.document_id,
-    STATE_OF_NAMED.in_(sorted(state.value for state in ALIVE)),
+    CASE_DOCUMENTS.c.document_id == CROPS.c.document_id, STATE_OF_NAMED.in_(ALIVE_STATES)
 )
 # An open case keeps its faces beyond their time; retention takes them where its hold is over.
 _IS_SHOWN = and_(
@@ -292,7 +292,7 @@ _CROPS_OF_IMPORT = (
 # The reference's own first: those of attempts may show somebody else. An import's has no attempt.
 _IS_OF_REFERENCE = exists().where(
     REFERENCES.c.document_id == CROPS.c.document_id,
-    REFERENCES.c.removed_sequence.is_(None),
+    IS_LIVE,
     or_(
         REFERENCES.c.enrollment_id == CROPS.c.enrollment_id,
         and_(REFERENCES.c.enrollment_id.is_(None), CROPS.c.enrollment_id.is_(None)),

@@ -83,6 +83,7 @@ partial_index(
     "ix_references_removed", REFERENCES.c.removed_sequence, where="removed_sequence IS NOT NULL"
 )
 
+IS_LIVE = REFERENCES.c.removed_sequence.is_(None)
 REFERENCE_COLUMNS = without_sealed(REFERENCES)
 """A reference as its code needs it."""
 
@@ -138,7 +139,7 @@ class RemovedReference(Change):
     so that its id stays taken."""
 
     table = REFERENCES
-    update = update_one(REFERENCES, REFERENCES.c.removed_sequence.is_(None)).values(
+    update = update_one(REFERENCES, IS_LIVE).values(
         template=None,
         second_template=None,
         second_model_digest=None,
@@ -209,7 +210,6 @@ class ReferenceChunk:
     sequences: Ints
 
 
-IS_LIVE = REFERENCES.c.removed_sequence.is_(None)
 IS_UNFILLED = func.coalesce(REFERENCES.c.second_model_digest, "") != bindparam("digest")
 
 _DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
@@ -232,9 +232,7 @@ def fill_references(
     """Stores templates of a second model; how many of these references are still there, and
     sound."""
     table, wanted = REFERENCES, {int(key): second for key, second in filled}
-    query = select(*REFERENCE_COLUMNS).where(
-        table.c.id.in_(KEYS), table.c.removed_sequence.is_(None)
-    )
+    query = select(*REFERENCE_COLUMNS).where(table.c.id.in_(KEYS), IS_LIVE)
     rows = [
         row
         for part in chunks(list(wanted))
@@ -290,7 +288,7 @@ _MISSING_SECOND = (
 )
 _TEMPLATES_OF = (
     select(REFERENCES.c.id, REFERENCES.c.document_id, REFERENCES.c.template)
-    .where(REFERENCES.c.document_id.in_(KEYS), REFERENCES.c.removed_sequence.is_(None))
+    .where(REFERENCES.c.document_id.in_(KEYS), IS_LIVE)
     .order_by(REFERENCES.c.id)
 )
 _REFERENCE_PAGE = (
@@ -303,21 +301,21 @@ _REFERENCE_PAGE = (
     .where(
         tuple_(REFERENCES.c.added_sequence, REFERENCES.c.id)
         > tuple_(bindparam("sequence"), bindparam("id")),
-        REFERENCES.c.removed_sequence.is_(None),
+        IS_LIVE,
     )
     .order_by(REFERENCES.c.added_sequence, REFERENCES.c.id)
     .limit(bindparam("page"))
 )
 # Ordered by its reader: in the order of the ids SQLite would go through all references.
 _REMOVALS = select(REFERENCES.c.id).where(REFERENCES.c.removed_sequence > bindparam("sequence"))
-_LIVE_IDS = select(REFERENCES.c.id).where(REFERENCES.c.removed_sequence.is_(None))
+_LIVE_IDS = select(REFERENCES.c.id).where(IS_LIVE)
 _ALL_TOTAL = select(
     func.count().label("rows"), func.sum(REFERENCES.c.id).label("total")
 ).select_from(REFERENCES)
 _REMOVED_TOTAL = _ALL_TOTAL.where(REFERENCES.c.removed_sequence.is_not(None))
 _NEWEST_REFERENCES = (
     select(REFERENCES.c.document_id, func.max(REFERENCES.c.added_sequence).label("newest"))
-    .where(REFERENCES.c.document_id.in_(KEYS), REFERENCES.c.removed_sequence.is_(None))
+    .where(REFERENCES.c.document_id.in_(KEYS), IS_LIVE)
     .group_by(REFERENCES.c.document_id)
 )
 

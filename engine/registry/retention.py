@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 from msgspec import convert, to_builtins
 from sqlalchemy import (
@@ -23,12 +23,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     update,
 )
 
 from engine.cases.opening import date_change
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.cases import (
+    ALIVE_STATES,
     CASE_DOCUMENTS,
     CASES,
     CROPS,
@@ -62,8 +64,8 @@ from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import (
     NewEvent,
     RowValues,
+    Single,
     Transaction,
-    Write,
     read_as,
     sound_rows,
     update_one,
@@ -71,7 +73,7 @@ from engine.registry.rows import (
 from engine.registry.watchlist import WATCHED_SINCE, WATCHLIST, forget_watched
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
-from schema.cases import ALIVE, CaseNote, NoteKind
+from schema.cases import CaseNote, NoteKind
 from schema.decisions import RecordedEvidence
 from schema.decoding import prepare
 from schema.documents import DocumentStatus, ErasureCertificate
@@ -81,6 +83,7 @@ from schema.phases import Retained
 
 Wipe = Callable[[Transaction, Sequence[Any]], None]
 _opened, _standing = CASES.alias("opened"), CASES.alias("standing")
+_IS_OPEN = CASES.c.state.in_(ALIVE_STATES)
 
 
 def _strip(evidence: Json) -> Json:
@@ -163,7 +166,7 @@ _FORGET_SESSIONS = update(LIVENESS).where(LIVENESS.c.id.in_(KEYS)).values(jti=No
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentErasure(Write):
+class DocumentErasure(Single):
     """A document that loses its number, name and look-ups, and whose lines are closed and lose
     theirs; its references are removed in the same transaction. A blocked one keeps its look-up
     until it is unblocked."""
@@ -174,13 +177,8 @@ class DocumentErasure(Write):
     document_id: str
     by: str
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+    def follow(self, to: Transaction) -> None:
         to.is_erasing = True
-        for one in written:
-            one.erase(to)
-
-    def erase(self, to: Transaction) -> None:
         document, connection = self.document_id, to.connection
         live = select(REFERENCES.c.id).where(REFERENCES.c.document_id == document, IS_LIVE)
         assert connection.scalar(live) is None, "its references leave in the same transaction"
@@ -211,7 +209,7 @@ class DocumentErasure(Write):
 
 
 @dataclass(frozen=True, slots=True)
-class FaceErasure(Write):
+class FaceErasure(Single):
     """The faces that attempts under a document left, its references apart: of one carrier's; or of
     all, and then nothing of its face is left, and what waited for that is done."""
 
@@ -221,21 +219,19 @@ class FaceErasure(Write):
     document_id: str
     carrier: str | None
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+    def follow(self, to: Transaction) -> None:
         to.is_erasing = True
-        for key, carrier in ((one.document_id, one.carrier) for one in written):
-            if carrier is None:
-                erase_crops(to.connection, [key])
-                # By document: an attempt may have left its guardian's, too.
-                to.delete(ATTEMPT_TEMPLATES.c.document_id, [key])
-                to.change(DOCUMENTS, _FACE_ERASED, [{"key": key, "number": to.audit_number}])
-                continue
-            of = ATTEMPT_TEMPLATES.c
-            own = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.carrier == carrier)
-            under = own.where(ENROLLMENTS.c.document_id == key)
-            to.connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(under)))
-            to.connection.execute(delete(of.id.table).where(of.document_id == key, of.id.in_(own)))
+        key, of = self.document_id, ATTEMPT_TEMPLATES.c
+        if self.carrier is None:
+            erase_crops(to.connection, [key])
+            # By document: an attempt may have left its guardian's, too.
+            to.delete(of.document_id, [key])
+            to.change(DOCUMENTS, _FACE_ERASED, [{"key": key, "number": to.audit_number}])
+            return
+        own = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.carrier == self.carrier)
+        under = own.where(ENROLLMENTS.c.document_id == key)
+        to.connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(under)))
+        to.connection.execute(delete(of.id.table).where(of.document_id == key, of.id.in_(own)))
 
 
 _FACE_ERASED = update_one(DOCUMENTS).values(
@@ -340,9 +336,8 @@ def _tell_cases(to: Transaction, documents: Select[Any], kind: Retained, actor: 
 
     Who has read such a case before must read it again to decide it.
     """
-    is_alive = CASES.c.state.in_([state.value for state in ALIVE])
     named = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(documents))
-    rows = to.connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
+    rows = to.connection.execute(select(CASES).where(CASES.c.id.in_(named), _IS_OPEN)).all()
     found = [read_as(CaseRecord, row) for row in sound_rows(to.vault, CASES, rows)]
     if found:
         changed = [CaseChange(replace(one, updated_at=date_change(one, to.at))) for one in found]
@@ -353,8 +348,8 @@ def _tell_cases(to: Transaction, documents: Select[Any], kind: Retained, actor: 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The rule of one kind: a row is due when what it is `dated` has stayed its time, or as
-    `is_due` says; it is deleted, or wiped where it stays.
+    """The rule of one kind: a row is due when what it is `dated` has stayed its time and the
+    condition `is_due` holds, or as that function says; it is deleted, or wiped where it stays.
 
     A row whose `document` an open case names is held, as long as it `stays` by a later moment:
     that at which it would have gone, and the hold.
@@ -362,7 +357,7 @@ class _Rule:
 
     key: Column[Any]
     dated: ColumnElement[Any]
-    is_due: Callable[[Until, Hold], Condition] | None = None
+    is_due: Condition | Callable[[Until, Hold], Condition] = field(default_factory=true)
     wipe: Wipe | None = None
     document: Column[Any] | None = None
     order: tuple[Column[Any], ...] = ()
@@ -370,7 +365,9 @@ class _Rule:
 
     def find_due(self, kind: Retained, until: Until, hold: Hold) -> Condition:
         """True where the row's time is over."""
-        return self.dated <= until[kind] if self.is_due is None else self.is_due(until, hold)
+        if callable(self.is_due):
+            return self.is_due(until, hold)
+        return and_(self.dated <= until[kind], self.is_due)
 
     def find_held(self, kind: Retained, until: Until, hold: Hold) -> Condition:
         """True where an open case needs the row, and its hold is not over."""
@@ -383,7 +380,7 @@ class _Rule:
 _LOOKED_INTO = (
     select(CASE_DOCUMENTS.c.document_id)
     .join(CASES, CASES.c.id == CASE_DOCUMENTS.c.case_id)
-    .where(CASES.c.state.in_([state.value for state in ALIVE]))
+    .where(_IS_OPEN)
 )
 
 
@@ -441,14 +438,6 @@ _DUE_ATTEMPTS: dict[Retained, Callable[[Until, Hold], Condition]] = {
 }
 
 
-def _due_lines(until: Until, _: Hold) -> Condition:
-    return and_(
-        LINES.c.status == _CLOSED,
-        LINES.c.msisdn.is_not(None),
-        LINES.c.closed_at <= until[Retained.LINES],
-    )
-
-
 def _due_events(until: Until, _: Hold) -> Condition:
     """Those up to the last marked row of that time, and those after it that are as old, but the
     newest of all: numbers go on from it, and places in the feed are known by it."""
@@ -483,7 +472,11 @@ _RULES = {
         order=(DOCUMENTS.c.id,),
     ),
     Retained.LINES: _Rule(
-        LINES.c.id, LINES.c.closed_at, _due_lines, wipe_lines, LINES.c.document_id
+        LINES.c.id,
+        LINES.c.closed_at,
+        and_(LINES.c.status == _CLOSED, LINES.c.msisdn.is_not(None)),
+        wipe_lines,
+        LINES.c.document_id,
     ),
     Retained.ANSWERS: _Rule(IDEMPOTENCY.c.scope, IDEMPOTENCY.c.created_at),
     Retained.CROPS: _Rule(CROPS.c.id, CROPS.c.kept_until, document=CROPS.c.document_id),
@@ -493,10 +486,7 @@ _RULES = {
     Retained.EXCEPTIONS: _Rule(
         EXCEPTIONS.c.id,
         EXCEPTIONS.c.decided_at,
-        lambda until, _: and_(
-            EXCEPTIONS.c.decided_at <= until[Retained.EXCEPTIONS],
-            ~exists().where(LINES.c.id == EXCEPTIONS.c.line_id, LINES.c.status != _CLOSED),
-        ),
+        ~exists().where(LINES.c.id == EXCEPTIONS.c.line_id, LINES.c.status != _CLOSED),
     ),
     Retained.GUARDIANS: _Rule(
         GUARDIANSHIPS.c.line_id,

@@ -366,6 +366,11 @@ class Write:
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         """Writes them, and adds their events."""
         to.add(written)
+        for one in written:
+            one.follow(to)
+
+    def follow(self, to: Transaction) -> None:
+        """Does what comes with its row, once all rows of its class are there."""
 
     def row(self, to: Transaction) -> RowValues:
         """Its columns, without the code."""
@@ -393,6 +398,17 @@ class Put(Write):
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         to.remove(written)
         to.add(written)
+
+
+class Single(Write):
+    """A change that each makes by itself, by `follow`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        for one in written:
+            one.follow(to)
 
 
 class Deleted(Write):
@@ -452,13 +468,11 @@ def select_by(column: Column[Any]) -> Query:
 
 
 class RecordSource(Source):
-    """A source of rows as they were written, and of records of them; `SealBroken` where one was
-    altered."""
+    """A source of rows as they were written, else `SealBroken`, and of records of them."""
 
     def _found(self, column: Column[Any], keys: Sequence[object]) -> Iterator[AnyRow]:
         """The rows that have one of these keys in a column."""
-        rows = self._rows_of(select_by(column), keys)
-        return authentic_rows(self.vault, column.table, rows)
+        return authentic_rows(self.vault, column.table, self._rows_of(select_by(column), keys))
 
     def _by(
         self, column: Column[Any], kind: type[T], keys: Sequence[object], **converted: Any

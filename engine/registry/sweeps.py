@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound
-from engine.registry.cases import CASE_DOCUMENTS, CASES
+from engine.registry.cases import ALIVE_STATES, CASE_DOCUMENTS, CASES
 from engine.registry.columns import (
     KEY,
     ActorName,
@@ -55,8 +55,8 @@ from engine.registry.rows import (
     NewEvent,
     Put,
     RecordSource,
+    Single,
     Transaction,
-    Write,
     columns_of,
     open_some,
     read_as,
@@ -65,7 +65,7 @@ from engine.registry.rows import (
 )
 from engine.registry.vault import Vault
 from indexes.base import Flags, Ints
-from schema.cases import ALIVE, CaseKind, Outcome
+from schema.cases import CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
 from schema.sweeps import Identity, LineFact, SweepRecord, SweepState
@@ -91,21 +91,20 @@ Index("ix_sweeps_created", SWEEPS.c.created_at, SWEEPS.c.id)
 
 
 @dataclass(frozen=True, slots=True)
-class SweepChange(Write):
+class SweepChange(Single):
     """A sweep, in place of its earlier state."""
 
     table = SWEEPS
 
     record: SweepRecord
 
-    @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        for sweep in (one.record for one in written):
-            # A sweep's row is written again when its files leave.
-            if sweep.ended_at is not None and to.connection.scalar(_UNFINISHED, {"id": sweep.id}):
-                told = {"state": sweep.state.value}
-                to.events.append(NewEvent(EventType.SWEEP_FINISHED, sweep.id, None, told))
-            to.put(SWEEPS, columns_of(sweep))
+    def follow(self, to: Transaction) -> None:
+        sweep = self.record
+        # A sweep's row is written again when its files leave.
+        if sweep.ended_at is not None and to.connection.scalar(_UNFINISHED, {"id": sweep.id}):
+            told = {"state": sweep.state.value}
+            to.events.append(NewEvent(EventType.SWEEP_FINISHED, sweep.id, None, told))
+        to.put(SWEEPS, columns_of(sweep))
 
 
 def sweep_of(vault: Vault, row: AnyRow) -> SweepRecord:
@@ -158,10 +157,7 @@ _LINES_OF = (
 )
 _IS_OPEN_DISPUTE = (
     select(CASES.c.kind == CaseKind.DISPUTE.value)
-    .where(
-        CASES.c.id == CASE_DOCUMENTS.c.case_id,
-        CASES.c.state.in_(sorted(state.value for state in ALIVE)),
-    )
+    .where(CASES.c.id == CASE_DOCUMENTS.c.case_id, CASES.c.state.in_(ALIVE_STATES))
     .scalar_subquery()
 )
 # A subquery and no join: SQLite would go through every open case first.
