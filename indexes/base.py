@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import astuple
 from operator import add
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,20 @@ from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from schema import frozen
 
 Array = TypeVar("Array", bound=NDArray[Any])
+
+
+class Closing(ABC):
+    """Is closed when its block ends."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 GIVEN_BACK_FROM_BYTES = 32 << 20
 """Of so many bytes or more, pages are given back to the system, which costs less than writing

@@ -6,6 +6,8 @@ import logging
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
+from indexes.base import Closing
+
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
 
@@ -17,7 +19,7 @@ _LEAST_WAIT_S = 0.01
 _RETRY_AFTER_S = 5.0
 
 
-class Upkeep:
+class Upkeep(Closing):
     """Runs the jobs that are due in a gallery after each change, until it is closed.
 
     A job that fails (for lack of memory) leaves the gallery unchanged: it is logged and tried again
@@ -48,9 +50,6 @@ class Upkeep:
 
     def __enter__(self) -> Self:
         return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Self
 
 import numpy as np
 from msgspec import structs
@@ -40,7 +39,7 @@ from engine.faces.quality import (
 )
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
-from indexes.base import Floats
+from indexes.base import Closing, Floats
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Pointed, Reason, ToldKind
 
@@ -103,7 +102,7 @@ class ExtractorConfig:
     measures: Sequence[QualityMeasure] = ()
 
 
-class Extractor:
+class Extractor(Closing):
     """Extracts the main face of each photograph with a pool of threads.
 
     Thread-safe. Close it, or use it in a `with`.
@@ -130,12 +129,6 @@ class Extractor:
         self._running = 0
         self.tell_free: Callable[[], None] | None = None
         """Called by a thread that has done its chunk."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Wait for the extractions under way, and end the threads and the decoding processes."""

@@ -33,6 +33,7 @@ from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
 from engine.registry.enrollments import Tally
 from engine.registry.writer import ChangeRunner, Writer, publish
+from indexes.base import Closing
 from indexes.errors import ShardLost
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Change(Call[Callable[[Writer, datetime], T], T]):
         super().__init__(perform, 1, timeout_s, lane=_WRITES, alone=True)
 
 
-class Registrar:
+class Registrar(Closing):
     """Enrolls in order of arrival, one batch after another.
 
     An `Answer` that a caller holds is durable, and every later search sees its reference. Two
@@ -186,12 +187,6 @@ class Registrar:
             name="registrar",
             observe=self._observe,
         )
-
-    def __enter__(self) -> Registrar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def submit(
         self,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import structs
 from sqlalchemy import Column, Connection, Engine, Table, func, insert, select, update
@@ -67,6 +67,7 @@ from engine.registry.vault import Vault
 from engine.registry.watchlist import WatchReader
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import ChangeRunner, Writer
+from indexes.base import Closing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -188,7 +189,7 @@ class Reader(
         return found
 
 
-class Store(Reader):
+class Store(Reader, Closing):
     """The source of truth of one deployment, in SQLite or PostgreSQL."""
 
     def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
@@ -263,12 +264,6 @@ class Store(Reader):
 
     def close(self) -> None:
         self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
         """Adds a tenant; one that is there already is refused."""

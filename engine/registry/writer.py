@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from engine.registry.rows import Transaction, Write, choose
 from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
+from indexes.base import Closing
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def find_sequence(writes: Iterable[Write], before: int) -> int:
     return max(changed, default=before)
 
 
-class Writer:
+class Writer(Closing):
     """Holds the writer's lease from its making to `close`; used by one thread at a time.
 
     The lease keeps a second writer out, and the epoch in the deployment's row fences this one
@@ -199,12 +200,6 @@ class Writer:
                 self._place.close()
         finally:
             self._lease.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _forget_erased(self) -> None:
         """Overwrites the rows that were erased where SQLite's rollback journal still has them; what

@@ -9,13 +9,12 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.atomic_files import flush, replacing
-from indexes.base import Ids
+from indexes.base import Closing, Ids
 from indexes.errors import CheckpointInvalid
 from schema import frozen
 
@@ -41,7 +40,7 @@ _UNKNOWN = "not recorded"
 """Bound of tiles that an earlier version made."""
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """Results of tiles in order; in memory only where no folder is given.
 
     A tile puts runs of bytes and ends; the state is replaced once these are on the disk. What a
@@ -69,12 +68,6 @@ class Checkpoint:
             earlier = (_UNKNOWN,) if self._state.next_tile else ()
             self._state = replace(self._state, bounds=earlier)
         self._pending = self._state
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Releases the folder; an unfinished tile is dropped."""

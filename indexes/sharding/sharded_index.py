@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from indexes.base import (
     Certificate,
     CertifiedHits,
+    Closing,
     Ids,
     MemoryAccount,
     Positions,
@@ -66,7 +67,7 @@ class _Move:
         return np.setdiff1d(np.concatenate(received), np.concatenate(removed))
 
 
-class ShardedIndex(VectorIndex):
+class ShardedIndex(VectorIndex, Closing):
     """A `VectorIndex` over shards: each id is in one of them, a search runs in all at once.
 
     Answers are those of one index with all references, bit for bit; a refused call changes no
@@ -150,12 +151,6 @@ class ShardedIndex(VectorIndex):
     def __contains__(self, key: object) -> bool:
         self._check_whole()
         return is_id(key) and bool(self._contained(np.array([key], np.int64))[0])
-
-    def __enter__(self) -> ShardedIndex:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends all shards; does nothing the second time."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from engine.capacity import ERASURES_GATHER_S
 from engine.errors import (
@@ -53,6 +53,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from engine.retention.job import check_clock
 from engine.sweeps.folder_retention import SweepRetention
+from indexes.base import Closing
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.documents import Document, ErasureCertificate, ErasureScope
@@ -191,7 +192,7 @@ def warn_on_stderr(message: str) -> None:
     sys.stderr.write(f"sosie: warning: {message}\n")
 
 
-class Deployment:
+class Deployment(Closing):
     """An open home folder; each part is built on first use. Close it after use. `warn` gets a line
     for each failure that does not fail the command. With `open_index` the gallery is on shards,
     which takes the writer's lease. Set `observer` (metrics) and `tell` (of shards that are rebuilt)
@@ -232,12 +233,6 @@ class Deployment:
             is_examined=is_examined,
         )
         self.warn = warn
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @cached_property
     def extractor(self) -> Extractor:
