@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.models.catalog import InputContract, Step
@@ -177,6 +178,9 @@ def _write_values(graph: onnx.GraphProto, values: Values, names: Collection[str]
             tensor.raw_data = np.ascontiguousarray(value).tobytes()
 
 
+_FOLDED = ("DequantizeLinear", "Reshape")
+
+
 def fold_weights(graph: onnx.GraphProto, values: Values) -> None:
     """Compute DequantizeLinear and Reshape of initializers; drop inputs that are initializers.
 
@@ -184,12 +188,9 @@ def fold_weights(graph: onnx.GraphProto, values: Values) -> None:
     """
     nodes = []
     for node in graph.node:
-        constant = all(name in values for name in node.input)
-        if constant and node.op_type == "DequantizeLinear":
-            values[node.output[0]] = _dequantize(node, values)
-        elif constant and node.op_type == "Reshape":
-            shape = values[node.input[1]].astype(np.int64)
-            values[node.output[0]] = values[node.input[0]].reshape(shape)
+        if node.op_type in _FOLDED and all(name in values for name in node.input):
+            inputs = {name: values[name] for name in node.input}
+            (values[node.output[0]],) = ReferenceEvaluator(node).run(None, inputs)
         else:
             nodes.append(node)
     _set_nodes(graph, nodes, values)
@@ -343,28 +344,6 @@ def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], values: 
     del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
     graph.input.extend(inputs)
-
-
-def _dequantize(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
-    """ONNX DequantizeLinear: (x - zero) * scale, per tensor, per axis or per block of an axis."""
-    quantized, scale = values[node.input[0]], values[node.input[1]]
-    has_zero = len(node.input) > 2 and node.input[2] != ""
-    zero = values[node.input[2]] if has_zero else np.zeros_like(scale, dtype=quantized.dtype)
-    axis = int(_attribute(node, "axis", 1))
-    block = int(_attribute(node, "block_size", 0))
-    if block:
-        length = quantized.shape[axis]
-        scale, zero = (
-            np.take(np.repeat(part, block, axis=axis), range(length), axis=axis)
-            for part in (scale, zero)
-        )
-    elif scale.ndim == 1 and scale.size > 1:
-        shape = [1] * quantized.ndim
-        shape[axis] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    centred = quantized.astype(np.int32) - zero.astype(np.int32)
-    weights: NDArray[np.float32] = (centred.astype(np.float32) * scale).astype(np.float32)
-    return weights
 
 
 def _absorb_batch_norm(conv: onnx.NodeProto, norm: onnx.NodeProto, values: Values) -> None:
