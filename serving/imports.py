@@ -210,7 +210,6 @@ def _open_writer(
     """The writer of the rows, and the row up to which that is done."""
     if order.is_check:
         report = FaultReport(order.report, source.columns)
-        stack.callback(report.close)
         return DryRunWriter(ChunkPlanner(deployment.judge, order.actor), report), 0
     # First: two imports of one file must not write one journal.
     stack.enter_context(_claim(order.report))
@@ -222,10 +221,8 @@ def _open_writer(
         registrar = deployment.registrar
         admit = LocalAdmission(registrar, ChunkPlanner(deployment.judge, order.actor))
     journal = _open_journal(deployment, order, source)
-    stack.callback(journal.close)
     last = journal.entry
     report = FaultReport(order.report, source.columns, None if last is None else last.report_bytes)
-    stack.callback(report.close)
     writer = RegistryWriter(
         admit,
         deployment.store,

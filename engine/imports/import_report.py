@@ -6,13 +6,11 @@ entries that the audit chain does not have were never committed, and are dropped
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, field, fields
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +23,7 @@ from engine.imports.row_faces import JudgedRow
 from engine.imports.row_parser import Columns, RowFault
 from engine.registry.database import new_id
 from engine.spreadsheets import guard_cells
-from indexes.atomic_files import OWNER_ONLY
+from indexes.atomic_files import OWNER_ONLY, replacing
 from schema import frozen
 from schema.documents import RowOutcome
 
@@ -120,23 +118,20 @@ class FaultReport:
         self._path = path
         self._columns = columns
         _require_report(path)
-        try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY)
-        except OSError as error:
-            raise RequestError(f"{path} cannot be written: {error.strerror}") from None
+        with _writing(path):
+            path.touch(OWNER_ONLY)
         if self.size_bytes < (size_bytes or 0):
-            self.close()
             raise RequestError(
                 f"{path} was changed since the import stopped: restore it, or start over with "
                 "--no-resume"
             )
-        os.ftruncate(self._handle, size_bytes or 0)
+        self.cut(size_bytes or 0)
         if not size_bytes:
-            self._write(_header())
+            _append(path, _header())
 
     @property
     def size_bytes(self) -> int:
-        return os.fstat(self._handle).st_size
+        return self._path.stat().st_size
 
     def add(self, numbers: Sequence[int], faults: Sequence[Sequence[RowFault]]) -> None:
         """Write the faults of these rows, durably."""
@@ -153,18 +148,12 @@ class FaultReport:
         ]
         if rows:
             table = guard_cells(pa.Table.from_pylist(rows, SCHEMA))
-            self._write(_to_csv(table, has_header=False))
+            _append(self._path, _to_csv(table, has_header=False))
 
     def cut(self, size_bytes: int) -> None:
         """Takes back what was written after so many bytes."""
-        os.ftruncate(self._handle, size_bytes)
-
-    def close(self) -> None:
-        os.close(self._handle)
-
-    def _write(self, data: bytes) -> None:
         with _writing(self._path):
-            _append(self._handle, data)
+            os.truncate(self._path, size_bytes)
 
 
 @contextmanager
@@ -177,10 +166,12 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _append(handle: int, data: bytes) -> None:
-    with open(handle, "ab", closefd=False) as file:
+def _append(path: Path, data: bytes) -> None:
+    """Adds to a file, durably."""
+    with _writing(path), path.open("ab") as file:
         file.write(data)
-    os.fsync(handle)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header() -> bytes:
@@ -236,13 +227,12 @@ class Entry:
 class Journal:
     """One import's journal; `entry` is its last, None before the first chunk."""
 
-    def __init__(self, path: Path, import_id: str, ends: list[int], entries: list[Entry]) -> None:
-        self._path = path
-        self.import_id = import_id
-        # Byte offsets behind the head and behind each entry.
-        self._ends = ends
-        self._entries = entries
-        self._handle: int | None = None
+    def __init__(self, path: Path, head: Mapping[str, Any], entries: list[Entry]) -> None:
+        self._path, self._head, self._entries = path, head, entries
+
+    @property
+    def import_id(self) -> str:
+        return str(self._head["import_id"])
 
     @property
     def entry(self) -> Entry | None:
@@ -252,11 +242,8 @@ class Journal:
     def begin(cls, path: Path, identity: Identity) -> Self:
         """A new journal, replacing any other; `RequestError` where the file is not a journal."""
         _read_journal(path)
-        made = cls(path, new_id(), [], [])
-        head = {"format": FORMAT, "import_id": made.import_id, **asdict(identity)}
-        with _writing(path):
-            path.unlink(missing_ok=True)
-        made._append(head)
+        made = cls(path, {"format": FORMAT, "import_id": new_id(), **asdict(identity)}, [])
+        made._rewrite()
         return made
 
     @classmethod
@@ -265,7 +252,7 @@ class Journal:
 
         Raises `RequestError` where it is damaged, or belongs to another file or other options.
         """
-        lines, head, entries = _read_journal(path)
+        head, entries = _read_journal(path)
         if head is None:
             return None
         if Identity(**{one.name: str(head.get(one.name)) for one in fields(Identity)}) != identity:
@@ -273,64 +260,50 @@ class Journal:
                 f"{path} belongs to another import: the data, an option or the deployment has "
                 "changed; start over with --no-resume, no row is imported twice"
             )
-        return cls(path, str(head["import_id"]), list(accumulate(map(len, lines))), entries)
+        return cls(path, head, entries)
 
     def add(self, entry: Entry) -> None:
         """Append an entry, durably."""
-        self._append(msgspec.to_builtins(entry))
+        _append(self._path, _to_line(entry))
         self._entries.append(entry)
 
     def drop_uncommitted(self, was_committed: Callable[[Entry], bool]) -> None:
-        """Drop the trailing entries whose chunks were not committed."""
+        """Drop the trailing entries whose chunks were not committed, and a torn last line."""
         while self._entries and not was_committed(self._entries[-1]):
             self._entries.pop()
-            self._ends.pop()
-        with _writing(self._path):
-            # This also cuts a torn last line.
-            os.truncate(self._path, self._ends[-1])
+        self._rewrite()
 
     def drop_last(self) -> None:
         """Drop the last entry: its chunk is written anew."""
         last = self.entry
         self.drop_uncommitted(lambda one: one is not last)
 
-    def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def _append(self, content: Mapping[str, Any]) -> None:
-        line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        with _writing(self._path):
-            if self._handle is None:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                self._handle = os.open(self._path, flags, OWNER_ONLY)
-            _append(self._handle, line)
-            self._ends.append(os.fstat(self._handle).st_size)
+    def _rewrite(self) -> None:
+        with _writing(self._path), replacing(self._path) as beside:
+            beside.write_bytes(b"".join(map(_to_line, [self._head, *self._entries])))
 
 
-def _read_journal(path: Path) -> tuple[list[bytes], Mapping[str, Any] | None, list[Entry]]:
-    """The complete lines, the head and the entries; no head where there is no file."""
-    lines = _read_lines(path)
-    if not lines:
-        return [], None, []
+def _to_line(content: object) -> bytes:
+    return msgspec.json.encode(content) + b"\n"
+
+
+def _read_journal(path: Path) -> tuple[Mapping[str, Any] | None, list[Entry]]:
+    """The head and the entries of the complete lines; no head where there is none."""
     try:
-        head, *written = [json.loads(line) for line in lines]
+        # A kill may have torn the last one.
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return None, []
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    if not lines:
+        return None, []
+    try:
+        head, *written = map(msgspec.json.decode, lines)
         entries = msgspec.convert(written, list[Entry])
         is_ours = head["format"] == FORMAT and "import_id" in head
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError):
+    except (ValueError, KeyError, TypeError):
         is_ours = False
     if not is_ours:
         raise RequestError(f"{path} is not an import journal: move it, or choose another --report")
-    return lines, head, entries
-
-
-def _read_lines(path: Path) -> list[bytes]:
-    """The complete lines of a journal; a kill may have torn the last one."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+    return head, entries

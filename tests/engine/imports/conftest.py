@@ -195,8 +195,6 @@ class Importer:
             finally:
                 if isinstance(chunk_writer, RegistryWriter):
                     chunk_writer.close()
-                report.close()
-                journal.close()
             return ending, chunk_writer.tally
 
     def report(self, path: Path) -> Path:

@@ -21,7 +21,6 @@ def read(path: Path) -> list[dict[str, str]]:
 def write(path: Path, faults: dict[int, tuple[RowFault, ...]], *known: int) -> None:
     report = FaultReport(path, COLUMNS, *known)
     report.add(list(faults), list(faults.values()))
-    report.close()
 
 
 def test_a_line_for_each_fault_with_row_column_and_code(tmp_path) -> None:
@@ -45,7 +44,6 @@ def test_no_cell_is_a_formula(name: str, tmp_path) -> None:
     path = tmp_path / "report.csv"
     report = FaultReport(path, Columns({Field.NAME: 0}, {Field.NAME: name}))
     report.add([1], [(MISSING,)])
-    report.close()
     cell = read(path)[0]["column"]
     assert cell.removeprefix("'") == name
     assert cell.lstrip()[0] not in "=+-@\uff1d\uff0b\uff0d\uff20\t"
@@ -57,7 +55,6 @@ def test_it_continues_after_what_the_journal_knows(tmp_path) -> None:
     first.add([1], [(MISSING,)])
     known = first.size_bytes
     first.add([2], [(MISSING,)])
-    first.close()
     write(path, {2: (MISSING,), 3: (MISSING,)}, known)
     assert [one["row"] for one in read(path)] == ["1", "2", "3"]
 

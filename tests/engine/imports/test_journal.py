@@ -18,7 +18,6 @@ def path(tmp_path) -> Path:
     journal = Journal.begin(tmp_path / "journal", IDENTITY)
     for chunk in (1, 2, 3):
         journal.add(entry(chunk))
-    journal.close()
     return tmp_path / "journal"
 
 
@@ -40,7 +39,6 @@ def test_a_torn_line_is_dropped_and_the_next_one_is_complete(path) -> None:
         assert journal.entry == entry(2)
         journal.drop_uncommitted(lambda _: True)
         journal.add(entry(3))
-        journal.close()
         assert path.read_bytes() == whole
 
 
@@ -55,7 +53,6 @@ def test_entries_whose_chunks_were_not_committed_are_dropped(path, committed: in
     journal.drop_uncommitted(lambda one: one.chunk <= committed)
     assert journal.entry == (entry(committed) if committed else None)
     journal.add(entry(committed + 1))
-    journal.close()
     assert resume(path).entry == entry(committed + 1)
 
 
@@ -83,14 +80,13 @@ def test_nothing_but_a_journal_is_replaced(path) -> None:
 
 
 def test_a_new_journal_replaces_any_other(path) -> None:
-    Journal.begin(path, IDENTITY).close()
+    Journal.begin(path, IDENTITY)
     assert resume(path).entry is None
 
 
 def test_a_full_disk_is_reported_in_one_line(tmp_path) -> None:
     (tmp_path / "journal").symlink_to("/dev/full")
-    journal = Journal(tmp_path / "journal", "id", [], [])
+    journal = Journal(tmp_path / "journal", {}, [])
     with pytest.raises(RequestError, match="No space left") as caught:
         journal.add(entry(1))
-    journal.close()
     assert "\n" not in str(caught.value)
