@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from engine.accuracy.photographs import SUFFIXES, find_images
@@ -34,7 +33,7 @@ from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
 from engine.registry.database import utc_now
 from engine.registry.writer import publish
-from indexes.base import Vectors
+from indexes.base import Floats, Vectors
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -122,7 +121,7 @@ def _write_requests(dim: int, count: int) -> list[EnrollmentRequest]:
     ]
 
 
-def _make_sample(row: NDArray[np.float32]) -> Sample:
+def _make_sample(row: Floats) -> Sample:
     unit = row / np.linalg.norm(row)
     return Sample(unit, hashlib.sha256(unit.tobytes()).digest())
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
+from indexes.base import Octets
 from schema import frozen
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
@@ -31,7 +31,7 @@ class Picture:
     is_made: bool = False
 
 
-def encode_png(pixels: NDArray[np.uint8], factor: int = 1) -> bytes:
+def encode_png(pixels: Octets, factor: int = 1) -> bytes:
     """A PNG of uint8[h, w] or uint8[h, w, 3] (RGB), each side enlarged by cubic interpolation."""
     image = Image.fromarray(pixels)
     size = (image.width * factor, image.height * factor)

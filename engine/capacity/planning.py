@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Self
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import to_builtins
-from numpy.typing import NDArray
 
 from engine.capacity.figures import PlanFigures, Quantity
 from engine.capacity.model import (
@@ -29,6 +27,7 @@ from engine.capacity.model import (
 from engine.capacity.simulation import SimulatedRun, Trial, quantile, simulate
 from engine.formatting import duration, plural, size
 from engine.matching.calibration import CalibrationCurve, Rate
+from indexes.base import Doubles
 from schema import frozen
 
 WANTED_CANDIDATES = 0.1
@@ -119,7 +118,7 @@ class Quantiles:
     p99_s: float
 
     @classmethod
-    def of(cls, times_s: NDArray[np.float64]) -> Self | None:
+    def of(cls, times_s: Doubles) -> Self | None:
         """None without answers."""
         if not len(times_s):
             return None

@@ -357,7 +357,7 @@ def _measure_tint(crop: Pixels) -> float:
     return float(np.abs(eyes / max(eyes.sum(), 1.0) - mouth / max(mouth.sum(), 1.0)).sum())
 
 
-def _measure_eye_light(luma: NDArray[np.float32]) -> float:
+def _measure_eye_light(luma: Floats) -> float:
     eyes = max(np.partition(luma[one].ravel(), _LENS_PIXEL)[_LENS_PIXEL] for one in _LENSES)
     return float(eyes / max(sum(luma[one].mean() for one in _CHEEKS) / 2, 1.0))
 

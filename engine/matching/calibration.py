@@ -20,6 +20,7 @@ from msgspec import Struct, structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
+from indexes.base import Doubles, Floats
 from schema import frozen
 from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
 from schema.decoding import prepare
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
 CERTAIN_PEOPLE, CERTAIN_PAIRS = 500, 100_000
 """Of fewer people, or pairs of people, `certain` is not set: 50 have rejected 6 % of newcomers."""
@@ -326,9 +326,7 @@ class Thresholds(DecidingScores, frozen=True, kw_only=True):
         """The score from which any comparison with a reference may be a possible duplicate."""
         return min(self.of(kind).review for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE))
 
-    def on_fused_scale(
-        self, scores: float | NDArray[np.float32], kind: Comparison
-    ) -> NDArray[np.float64]:
+    def on_fused_scale(self, scores: float | Floats, kind: Comparison) -> Doubles:
         """Scores of such comparisons, each as far from the fused thresholds as it is from its own:
         it reaches one exactly where it reaches its own."""
         # Sorted, since the rate for `review` may be chosen above that for `same_document`.

@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from numpy.typing import NDArray
 
 from engine.errors import SealBroken
 from engine.registry.keyring import SECRET_BYTES, Key
-from indexes.base import Octets
+from indexes.base import Ints, Octets
 from indexes.snapshots.manifest import Buffer
 from schema import frozen
 
@@ -62,7 +61,7 @@ class FileCipher:
         start = (offset // BLOCK_BYTES).to_bytes(BLOCK_BYTES, "big")
         return Cipher(algorithms.AES(self._encryption), modes.CTR(start)).encryptor()
 
-    def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:
+    def reveal_rows(self, hidden: Octets, offsets: Ints) -> Octets:
         """Decrypts many short runs at any offsets: uint8[n, size] to uint8[n, size].
 
         One call of AES for thousands of rows: their counters are laid side by side and go

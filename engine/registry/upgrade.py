@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, select, update
 
 from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
@@ -50,6 +49,7 @@ from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
 from engine.registry.watchlist import WATCHLIST
 from engine.registry.webhooks import UNDELIVERED
+from indexes.base import Floats
 
 ROWS_PER_BATCH = 2_000
 _DONE = "registry.authenticated"
@@ -310,7 +310,7 @@ def _convert_templates(
     """Seals the converted templates of these rows in their place; a damaged one stays as it is."""
     place, held = f"{table.name}.template", [row for row in rows if row.template is not None]
 
-    def attempt(places: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    def attempt(places: Sequence[int]) -> dict[int, Floats]:
         some = [held[at] for at in places]
         names = [name_sealed(table, row) for row in some]
         opened = vault.open_templates(names, [row.template for row in some], place)

@@ -6,8 +6,6 @@ from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Column, LargeBinary, String, Table, bindparam, case, func, select
 
 from engine.errors import SealBroken
@@ -33,6 +31,7 @@ from engine.registry.rows import (
     values_of,
 )
 from engine.registry.vault import SECOND_WATCHED, WATCHED_TEMPLATE
+from indexes.base import Floats
 from schema import frozen
 
 WATCHLIST = Table(
@@ -61,7 +60,7 @@ class WatchEntry(Write):
 
     id: int
     document_lookup: bytes | None
-    template: NDArray[np.float32] | None = field(repr=False)
+    template: Floats | None = field(repr=False)
     reason: str
     added_at: datetime
     second: SecondTemplate | None = None

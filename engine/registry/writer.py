@@ -11,7 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Table, func, select, text
 
 from engine.errors import GalleryBehind, SosieError, StorageFailed
@@ -38,7 +37,7 @@ from engine.registry.rows import Transaction, Write, choose
 from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from engine.registry.watchlist import WATCHLIST
-from indexes.base import Closing
+from indexes.base import Closing, Floats
 
 T = TypeVar("T")
 
@@ -242,10 +241,7 @@ class ChangeRunner(Protocol):
 
 
 def publish(
-    writer: Writer,
-    gallery: Gallery,
-    writes: Sequence[Write],
-    vectors: NDArray[np.float32] | None = None,
+    writer: Writer, gallery: Gallery, writes: Sequence[Write], vectors: Floats | None = None
 ) -> AuditRecord:
     """Commits the writes and applies what they do to references; their last audit entry.
 

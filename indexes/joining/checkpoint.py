@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.atomic_files import flush, replacing
-from indexes.base import Closing, Ids
+from indexes.base import Closing, Ids, Octets
 from indexes.errors import CheckpointInvalid
 from schema import frozen
 
@@ -120,7 +120,7 @@ class Checkpoint(Closing):
             _publish(self._folder, self._pending)
         self._state = self._pending
 
-    def runs(self) -> list[NDArray[np.uint8]]:
+    def runs(self) -> list[Octets]:
         """The runs of all ended tiles in their order; views of the file."""
         if self._folder is None:
             return [np.frombuffer(run, np.uint8) for run in self._memory[: self._state.runs]]

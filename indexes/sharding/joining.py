@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Vectors, check_threshold
+from indexes.base import Flags, Ids, Vectors, check_threshold
 from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
 from indexes.joining import PAIRS_LIMIT, RECORD, Records
@@ -203,7 +203,7 @@ def _join(
     return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
-def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
+def _is_among(ids: Ids, ascending: Ids) -> Flags:
     if not len(ascending):
         return np.zeros(len(ids), np.bool_)
     places = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)

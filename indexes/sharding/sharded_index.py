@@ -18,6 +18,7 @@ from indexes.base import (
     Certificate,
     CertifiedHits,
     Closing,
+    Flags,
     Ids,
     MemoryAccount,
     Positions,
@@ -376,7 +377,7 @@ class ShardedIndex(VectorIndex, Closing):
         places = np.flatnonzero(of == move.virtual_shard)
         return (move, places) if len(places) else None
 
-    def _contained(self, ids: Ids) -> NDArray[np.bool_]:
+    def _contained(self, ids: Ids) -> Flags:
         present = np.zeros(len(ids), np.bool_)
         self._fill(present, ids, lambda shard, some: shard.contains(some))
         return present

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.atomic_files import created
-from indexes.base import Ids, Octets, Positions, Vectors, overwrite_when_freed
+from indexes.base import Flags, Ids, Octets, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows, RowStore
@@ -344,7 +344,7 @@ class Tombstones:
     """Which rows of a segment are alive, bool[n], and when the first of the others was removed, in
     seconds since 1970, 0 if none was."""
 
-    alive: NDArray[np.bool_]
+    alive: Flags
     removed_at: float
 
 

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.errors import NotFound
 from engine.formatting import mask_name, mask_number
 from engine.matching import holders
@@ -19,6 +16,7 @@ from engine.registry.lines import LineEvent, LineRecord, tell_cause
 from engine.registry.queues import Face as KeptFace
 from engine.registry.queues import risk_of
 from engine.registry.store import Reader
+from indexes.base import Floats
 from schema.actors import find_actor_kind
 from schema.decisions import Comparison
 from serving.wire import cases, lines
@@ -292,7 +290,7 @@ def _scores_of(store: Reader, enrollment_id: str) -> Mapping[str, float]:
 def _score(
     left: wire.FaceSubject,
     right: wire.FaceSubject,
-    templates: Mapping[str, NDArray[np.float32]],
+    templates: Mapping[str, Floats],
     evidence: Mapping[str, Mapping[str, float]],
 ) -> float | None:
     if left.is_reference and right.is_reference:

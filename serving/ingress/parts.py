@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases.precision import DecisionReader
@@ -21,7 +20,7 @@ from engine.matching.checks.liveness import LivenessChecker
 from engine.matching.checks.proofs import ProofChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from indexes.base import UNIT_TOLERANCE, check_vectors
+from indexes.base import UNIT_TOLERANCE, Floats, check_vectors
 from schema.options import PeopleRules
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn, open_sign_in
@@ -57,7 +56,7 @@ class SealedTemplates:
         self._clock = clock
         self._plain_bytes = _ISSUED_AT.size + 4 * vault.dim
 
-    def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
+    def issue(self, vectors: Floats, tenant: str) -> list[bytes]:
         """A token for each rotated row of float32[n, d]; `VectorInvalid` for one not of unit
         length."""
         vectors = check_vectors(vectors, self._vault.dim)
@@ -68,9 +67,7 @@ class SealedTemplates:
             for vector in np.ascontiguousarray(vectors, dtype=_FLOATS)
         ]
 
-    def open(
-        self, tokens: Sequence[bytes], tenant: str
-    ) -> list[NDArray[np.float32] | TemplateInvalid]:
+    def open(self, tokens: Sequence[bytes], tenant: str) -> list[Floats | TemplateInvalid]:
         """The rotated unit vector float32[d] of each token, or the same error for every other."""
         now, read_time, length = self._clock(), _ISSUED_AT.unpack_from, self._plain_bytes
         row = self._row(tenant)

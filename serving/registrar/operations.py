@@ -13,8 +13,6 @@ from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
@@ -47,6 +45,7 @@ from engine.registry.enrollments import Tally
 from engine.registry.lines import LineEvent
 from engine.registry.people import DeathRecord
 from engine.sweeps.estimate import ExpectedSweep, SweepOrder
+from indexes.base import Floats
 from schema.actors import Actor, Caller, person_of
 from schema.decisions import RecordedProof
 from schema.documents import Document, ErasureCertificate, ErasureScope
@@ -249,9 +248,7 @@ class Operations:
         with self._guard as guard:
             return matching_lines.dispute_line(*given, guard)
 
-    def _ask(
-        self, document: Document, shown: HolderFace
-    ) -> tuple[Document, NDArray[np.float32], float]:
+    def _ask(self, document: Document, shown: HolderFace) -> tuple[Document, Floats, float]:
         """A document, and the face that is to be its holder's, alive as asked, with the score from
         which it is."""
         self._require_kept()

@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.cases.precision import MeasuredPrecision
 from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES
 from engine.sweeps.risk import BURST, SCALES, RankedOutlet, SweepSummary
+from indexes.base import Floats
 from schema.sweeps import Group, GroupKind, RiskTerm, SweepTerms
 
 
@@ -57,7 +55,7 @@ class ReportInput:
 
     sweep: ReportedSweep
     chance: Chance
-    scores: NDArray[np.float32]
+    scores: Floats
     groups: Sequence[Group]
     summary: SweepSummary
     liveness: Sequence[RankedOutlet] = ()
