@@ -5,7 +5,6 @@ import json
 import os
 import re
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
@@ -51,8 +50,8 @@ class KnownContract(Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def known_contracts() -> Mapping[str, KnownContract]:
     """The families in `contracts.toml`, by name."""
-    table = tomllib.loads((CARDS_FOLDER.parent / "contracts.toml").read_text("utf-8"))
-    return msgspec.convert(table, dict[str, KnownContract])
+    text = (CARDS_FOLDER.parent / "contracts.toml").read_bytes()
+    return msgspec.toml.decode(text, type=dict[str, KnownContract])
 
 
 def guess_contract(file: str, dimension: int, sha256: str = "") -> str | None:

@@ -4,7 +4,6 @@ A rule waits for an event of a line and is data, in TOML; a set of them is a car
 """
 
 import re
-import tomllib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import date, timedelta
@@ -198,9 +197,8 @@ def load_rules(name: str, folder: Path = Path()) -> RuleSet:
 def read_rules(text: str, name: str) -> RuleSet:
     """The rules in a text of TOML; `RequestError` as `load_rules`."""
     try:
-        values: dict[str, Any] = tomllib.loads(text)
-        given = msgspec.convert(values, RuleFile)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        given = msgspec.toml.decode(text, type=RuleFile)
+    except msgspec.DecodeError as error:
         raise RequestError(f"{name} are no rules of lines: {error}; see docs/lines.md") from None
     rules: dict[LineEventKind, Rule] = {}
     for one in given.reverify:

@@ -6,7 +6,6 @@ list is its layout's: a limit, and the columns in order; an operator's own is a 
 """
 
 import hashlib
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,9 +97,8 @@ def read_layout(name: str, lists: str, fields: Collection[str]) -> Layout:
     else:
         text = _read_file(Path(name), lists)
     try:
-        values: dict[str, Any] = tomllib.loads(text)
-        layout = msgspec.convert(values, Layout)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        layout = msgspec.toml.decode(text, type=Layout)
+    except msgspec.DecodeError as error:
         raise RequestError(f"{name} is no layout of a list: {error}") from None
     if layout.lists != lists:
         raise RequestError(f"{name} lists {layout.lists}: give a layout that lists {lists}")
