@@ -14,15 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import (
-    CertifiedHits,
-    Flags,
-    Ids,
-    Ints,
-    MemoryAccount,
-    Vectors,
-    overwrite_when_freed,
-)
+from indexes.base import CertifiedHits, Ids, MemoryAccount, Vectors, overwrite_when_freed
 from indexes.errors import IdInvalid, ShardFenced, ShardLost, SnapshotForeign
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
@@ -208,7 +200,7 @@ class ShardHost:
     def vectors(self, ids: Ids) -> Vectors:
         return self._gallery.vectors(ids)
 
-    def contains(self, ids: Ids) -> Flags:
+    def contains(self, ids: Ids) -> NDArray[np.bool_]:
         """Which of these ids are in the shard: bool[n]."""
         if len(ids) * _IDS_FOR_ONE_LOOK_UP > len(self._gallery):
             return np.isin(ids, self._gallery.ids)
@@ -230,7 +222,7 @@ class ShardHost:
         pairs = join([rows], References(pinned.segments, counted), threshold, limit=JOINED_LIMIT)
         return [pairs.left, pairs.right, pairs.scores, np.array(pairs.bounds, np.str_)]
 
-    def digests(self) -> list[Ints]:
+    def digests(self) -> list[NDArray[np.int64]]:
         """Its ids, ascending, and the digest of each reference, as `References.digests` says."""
         pinned = self._gallery.pin()
         ids, digests = References(pinned.segments, pinned.alive).digests()
