@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -15,9 +15,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     cast,
     func,
+    not_,
     or_,
     select,
 )
@@ -318,7 +320,7 @@ def _read_mends(reader: AuditReader) -> list[object]:
     wanted = select(AUDIT.c.detail).where(AUDIT.c.action == MENDED)
     details = (
         row.detail
-        for window in _windows(wanted, 0, reader.audit_head()[0])
+        for window in split(wanted, AUDIT.c.number, 0, reader.audit_head()[0])
         for row in reader.rows(window)
     )
     # A row that somebody else has added may hold anything.
@@ -347,7 +349,7 @@ def newest_of(reader: AuditReader, actions: Sequence[str]) -> AuditRecord | None
     """The newest entry with one of these actions."""
     head, _ = reader.audit_head()
     wanted = select(AUDIT).where(AUDIT.c.action.in_(actions))
-    for window in _windows(wanted, None, head):
+    for window in split(wanted, AUDIT.c.number, None, head):
         for row in reader.rows(window.order_by(AUDIT.c.number.desc()).limit(1)):
             return record_of(row)
     return None
@@ -356,7 +358,7 @@ def newest_of(reader: AuditReader, actions: Sequence[str]) -> AuditRecord | None
 def read_moments(reader: AuditReader, after: int) -> Iterator[tuple[int, datetime]]:
     """Number and moment of each entry after a number, in order."""
     head, _ = reader.audit_head()
-    for window in _windows(select(AUDIT.c.number, AUDIT.c.at), after, head):
+    for window in split(select(AUDIT.c.number, AUDIT.c.at), AUDIT.c.number, after, head):
         rows = reader.rows(window.order_by(AUDIT.c.number))
         yield from ((row.number, row.at) for row in rows if row.at is not UNREADABLE)
 
@@ -392,7 +394,7 @@ def read_audit(
     is_newest = after is None
     place = AUDIT.c.number.desc() if is_newest else AUDIT.c.number
     found: list[AuditRecord] = []
-    for window in _windows(wanted, after, head):
+    for window in split(wanted, AUDIT.c.number, after, head):
         page = window.order_by(place).limit(limit - len(found))
         found += [record_of(row) for row in reader.rows(page)]
         if len(found) == limit:
@@ -414,30 +416,40 @@ def _is_named(subject: str) -> Condition:
 
 
 _AT = select(AUDIT.c.at).where(AUDIT.c.number == bindparam("number"))
-_READS_OF_LISTS = ("audit.read", "cases.read")
-"""Actions whose detail names whatever stood in a list."""
+_READS_OF_LISTS = ("audit.read", "cases.read", "enrollments.read")
+"""Actions whose detail names whatever stood in a list, or was asked for."""
 
 
 def read_about(
-    reader: AuditReader, subjects: Sequence[str], named: Sequence[str], since: datetime, most: int
+    reader: AuditReader,
+    subjects: Sequence[str],
+    named: Sequence[str],
+    since: datetime,
+    most: int,
+    listed: Set[str] = frozenset(),
 ) -> tuple[list[AuditRecord], int]:
     """The first `most` entries from a moment on that are about one of these subjects, or whose
     detail has one of these ids, in the order of the chain; and how many there are besides.
 
-    Lists that people looked through do not count.
+    Lists that people looked through count where one of the ids `listed` stood in them.
     """
     head, _ = reader.audit_head()
     first = bisect_left(range(1, head + 1), since, key=lambda one: _moment_of(reader, one))
-    wanted = select(AUDIT).where(
-        AUDIT.c.action.not_in(_READS_OF_LISTS),
-        or_(AUDIT.c.subject.in_(subjects), *map(_is_named, named)),
-    )
+    about = or_(AUDIT.c.subject.in_(subjects), *map(_is_named, named))
+    is_list = AUDIT.c.action.in_(_READS_OF_LISTS)
+    wanted = select(AUDIT).where(or_(is_list, about) if listed else and_(not_(is_list), about))
     found = [
-        row
-        for window in _windows(wanted, first, head)
-        for row in reader.rows(window.order_by(AUDIT.c.number))
+        one
+        for window in split(wanted, AUDIT.c.number, first, head)
+        for one in map(record_of, reader.rows(window.order_by(AUDIT.c.number)))
+        if one.entry.action not in _READS_OF_LISTS or listed & _list_texts(one.entry.detail)
     ]
-    return [record_of(row) for row in found[:most]], max(len(found) - most, 0)
+    return found[:most], max(len(found) - most, 0)
+
+
+def _list_texts(detail: Json) -> set[str]:
+    values = (value if isinstance(value, list) else [value] for value in detail.values())
+    return {one for some in values for one in some if isinstance(one, str)}
 
 
 def _moment_of(reader: AuditReader, number: int) -> datetime:
@@ -449,11 +461,10 @@ def _moment_of(reader: AuditReader, number: int) -> datetime:
     return found
 
 
-def _windows(wanted: Query, after: int | None, head: int) -> Iterator[Query]:
+def split(wanted: Query, number: Column[int], after: int | None, head: int) -> Iterator[Query]:
     """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
     starts = range(after or 0, head, WINDOW_ENTRIES)
     for start in starts if after is not None else reversed(starts):
-        number = AUDIT.c.number
         yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
 
 

@@ -20,8 +20,7 @@ import pyarrow.compute as pc
 from msgspec import structs
 from pyarrow import parquet
 
-from engine.cases.decided import read_decided
-from engine.cases.precision import measure_precision, read_plain
+from engine.cases.decided import measure_precision, read_decided, read_plain
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration
 from engine.registry.store import Reader

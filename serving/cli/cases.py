@@ -10,7 +10,7 @@ from typing import Any, Literal
 import typer
 
 from engine.cases import steps
-from engine.cases.precision import DecisionReader
+from engine.cases.decided import DecisionReader
 from engine.errors import NotFound, RegistryError, SosieError, SweepOver
 from engine.formatting import percent, plural
 from engine.registry.database import utc_now

@@ -18,7 +18,7 @@ PANELS = {
     "Faces on record": "enrollment:enroll enrollment:show imports:import lines:lines "
     "enrollment:search enrollment:erase enrollment:withdraw enrollment:erasures lines:block "
     "lines:unblock lines:blocked cases:cases cases:precision lines:line lines:campaign lines:watch "
-    "cases:case sweep:sweep retention:statutory",
+    "cases:case sweep:sweep retention:statutory retention:subject",
     "A deployment": "deployment:init deployment:upgrade serve:serve serve:ray-environment "
     "serve:serve-config serve:drain serve:sandbox deployment:doctor backups:backup backups:restore "
     "outlets:exceptions models:model outlets:carrier outlets:outlet outlets:apikey outlets:account "
@@ -34,6 +34,7 @@ GROUPS = {
     "case": "Show a case, and take its steps.",
     "sweep": "Find the faces in the whole gallery that hold several identities.",
     "statutory": "Lists that a law or a regulator asks for.",
+    "subject": "All that is kept about one person.",
     "model": "Add an embedder of your own, and change to it; keep the built-in models apart.",
     "carrier": "Add a carrier, set its time zone, or list them.",
     "outlet": "Add an outlet of a carrier, close one, restrict one, or list them.",

@@ -1,15 +1,21 @@
-"""What is kept of people: `retention show`, `retention run`, and lists that a regulator asks for,
-`statutory people`, `statutory outlets` and `statutory enrollments`."""
+"""What is kept of people: `retention show`, `retention run`, one person's part of it, `subject
+export`, and lists that a regulator asks for, `statutory people`, `statutory outlets` and `statutory
+enrollments`."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from engine.formatting import number, percent, plural, span
 from engine.lifecycle.reverification import carry_out
 from engine.matching.calibration import Rate
+from engine.matching.holders import find_target
 from engine.registry.database import utc_now
+from engine.registry.subjects import gather_subject
 from engine.retention.job import (
     DirectRunner,
     RetentionCertificate,
@@ -31,6 +37,7 @@ from serving.cli.output import (
     columns,
     command,
     escape,
+    print_json,
     print_line,
 )
 from serving.jobs.periodic import ClockWatch, retire_sweeps, write_certificate
@@ -250,3 +257,24 @@ def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -
     return Answer(
         {"file": str(file), "title": layout.title, **counts}, f"{text}, {len(found.rows):,} rows."
     )
+
+
+@command("subject export")
+def export_subject(
+    call: Call,
+    chosen: inputs.DocumentOptions,
+    reason: str = option("Why it is read. It stays in the audit chain: no names.", default=...),
+) -> Answer:
+    """Show all that is kept about the holder of a document, as its holder may have it; audited.
+
+    Every row, and who has looked at it, as JSON: scores by the thresholds that they reach,
+    templates and pictures by that they are kept, other people masked. One person a call.
+
+    Exit code 1 where a damaged row is left out.
+    """
+    inputs.require_words(reason, "a reason", 500)
+    record = find_target(call.store, chosen.read(), utc_now().date())
+    call.note("subject.read", record.id, {"reason": reason})
+    thresholds = structs.asdict(call.deployment.thresholds)
+    found = gather_subject(call.store, record.id, thresholds)
+    return Answer(found, partial(print_json, found), is_no=bool(found["damaged"]))

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases.precision import DecisionReader
+from engine.cases.decided import DecisionReader
 from engine.errors import SealBroken
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.checks.document import Authority

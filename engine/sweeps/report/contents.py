@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.cases.precision import MeasuredPrecision
+from engine.cases.decided import MeasuredPrecision
 from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES

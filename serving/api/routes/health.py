@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 
 from engine.errors import SosieError
 from engine.registry import audit
+from engine.registry.database import is_id
 from serving.api import serializers
 from serving.api.request import Answer, Request, next_page, note
 from serving.api.routes.sessions import key_holder
@@ -206,7 +207,10 @@ async def read_audit(parts: Parts, request: Request, query: wire.AuditQuery) -> 
         query.subject,
     )
     head = (await asyncio.to_thread(parts.store.audit_head))[0]
-    await note(parts, request, "audit.read", "chain", after=query.after, entries=len(found))
+    # Other texts may be somebody's name.
+    about = query.subject if is_id(query.subject or "") else None
+    seen = {"after": query.after, "entries": len(found)} | ({"about": about} if about else {})
+    await note(parts, request, "audit.read", "chain", **seen)
     is_newest = query.after is None
     return wire.AuditPage(
         entries=tuple(map(serializers.audit_entry, found)),

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from engine.cases.precision import (
+from engine.cases.decided import (
     ClosedCase,
     DecisionReader,
     Outcomes,

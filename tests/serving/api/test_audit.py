@@ -50,6 +50,14 @@ def test_without_a_number_the_newest_are_shown_and_the_reading_is_audited(servic
     assert page["next"] is None
 
 
+def test_who_asked_about_somebody_is_kept_and_no_text_that_may_be_a_name(service, enrolled) -> None:
+    ask(service, subject=enrolled["enrollment_id"])
+    ask(service, subject="Aileen Probe")
+    *_, asked, named = ask(service)["entries"]
+    assert asked["detail"]["about"] == enrolled["enrollment_id"]
+    assert named["detail"].keys() == {"after", "entries"}
+
+
 def test_entries_are_found_by_what_they_say(service, enrolled) -> None:
     subject = enrolled["enrollment_id"]
     [first, *others] = ask(service, after=0, limit=200, subject=subject)["entries"]

@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from engine.cases.precision import MeasuredPrecision
+from engine.cases.decided import MeasuredPrecision
 from engine.matching.calibration import Rate
 from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES

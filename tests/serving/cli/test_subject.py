@@ -1,0 +1,124 @@
+"""`sosie subject export`: all that is kept about one person, as that person may have it."""
+
+import json
+import sqlite3
+
+import pytest
+
+from engine.registry import audit
+from engine.registry.store import every_table
+from engine.registry.subjects import find_rows
+from serving.cli.inputs import open_deployment
+
+DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
+OTHER = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
+REASON = ("--reason", "asked for in person")
+FIGURES = {"thresholds", "verify", "quality", "length", "expected_false_candidates", "level"}
+"""Fractions that are no scores."""
+
+OF_NOBODY = {
+    *("deployment", "carriers", "outlets", "api_keys", "accounts", "sessions"),
+    *("sweeps", "campaigns", "webhooks", "undelivered", "cursors"),
+}
+"""Tables without a row about a holder."""
+
+
+def test_every_table_is_exported_or_said_to_be_of_nobody() -> None:
+    # Entries of the audit chain are found by what they name.
+    exported = {table.name for table in find_rows([])} | {"audit"}
+    assert not exported & OF_NOBODY
+    assert exported | OF_NOBODY == {table.name for table in every_table()}
+
+
+def test_every_table_that_refers_to_a_document_an_attempt_or_a_line_is_exported() -> None:
+    naming = {
+        table.name
+        for table in every_table()
+        if {one.column.table.name for one in table.foreign_keys}
+        & {"documents", "enrollments", "lines"}
+    }
+    assert naming <= {table.name for table in find_rows([])}
+
+
+def test_a_person_is_shown_what_is_kept_and_nothing_of_a_face_in_numbers(full_home, sosie) -> None:
+    outcome = sosie("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--json")
+    assert outcome.code == 0, outcome.err
+    shown = outcome.json
+    records = shown["records"]
+    (document,), (attempt,) = records["documents"], records["enrollments"]
+    assert document["identity"] == ["110105199003071239", "Aileen Probe"]
+    (line,) = records["lines"]
+    assert line["msisdn"] == "+8613800138000"
+    (reference,) = records["references"]
+    assert (reference["template"], reference["since"]) == ("kept", attempt["created_at"])
+    inputs = attempt["evidence"]["inputs"]
+    assert inputs["live_portrait_score"].startswith("reaches verify")
+    assert shown["damaged"] == {}
+    last = shown["audit"][-1]
+    assert (last["action"], last["detail"]) == ("subject.read", {"reason": REASON[1]})
+    assert {"enrollment.decided", "subject.read"} <= {one["action"] for one in shown["audit"]}
+
+
+def test_whoever_had_the_same_face_is_masked(caught_home, sosie) -> None:
+    export = ("subject", "export", *REASON, "--home", caught_home, "--json")
+    first, second = sosie(*export, *DOCUMENT).json, sosie(*export, *OTHER).json
+    for one, other in ((first, second), (second, first)):
+        (known,) = other["document_ids"]
+        assert known not in json.dumps(one)
+        assert one["records"]["cases"][0]["document_ids"].count("masked") == 1
+    (attempt,) = second["records"]["enrollments"]
+    (candidate,) = attempt["evidence"]["inputs"]["candidates"]
+    assert (candidate["document_id"], candidate["reference_id"]) == ("masked", "masked")
+    assert candidate["score"].startswith("reaches ")
+    assert set(map(type, candidate["each"].values())) == {str}
+
+
+def test_no_score_is_shown_in_figures(caught_home, sosie) -> None:
+    def list_fractions(value: object, name: str = "") -> set[str]:
+        if isinstance(value, dict):
+            found = (list_fractions(one, key) for key, one in value.items())
+            return set().union(*found) if name not in FIGURES else set()
+        if isinstance(value, list):
+            return set().union(*(list_fractions(one, name) for one in value))
+        return {name} if isinstance(value, float) else set()
+
+    shown = sosie("subject", "export", *REASON, "--home", caught_home, "--json", *OTHER).json
+    assert list_fractions(shown) <= FIGURES
+
+
+def test_whoever_saw_a_persons_case_in_the_queue_is_named(
+    caught_home, sosie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Also where the chain and the events are read in pieces.
+    monkeypatch.setattr(audit, "WINDOW_ENTRIES", 2)
+    assert sosie("cases", "--home", caught_home).code == 0
+    shown = sosie("subject", "export", *REASON, "--home", caught_home, "--json", *OTHER).json
+    [case] = shown["records"]["cases"]
+    assert [one["detail"] for one in shown["audit"] if one["action"] == "cases.read"] == [
+        {"cases": [case["id"]]}
+    ]
+    told = {one["type"] for one in shown["records"]["events"]}
+    assert told == {"enrollment.decided"}
+
+
+def test_a_damaged_row_is_counted_and_the_others_are_shown(full_home, sosie) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("UPDATE lines SET outlet = 'r1'")
+    database.close()
+    outcome = sosie("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--json")
+    assert (outcome.code, outcome.json["damaged"]) == (1, {"lines": 1})
+    records = outcome.json["records"]
+    assert (records["lines"], len(records["enrollments"])) == ([], 1)
+
+
+@pytest.mark.parametrize("reason", [(), ("--reason", " ")])
+def test_without_a_reason_nothing_is_shown(
+    reason: tuple[str, ...], full_home, sosie, assert_refused
+) -> None:
+    assert_refused(sosie("subject", "export", *DOCUMENT, *reason, "--home", full_home), "reason")
+    with open_deployment(full_home) as deployment:
+        assert deployment.store.audit_head()[0] > 0
+
+
+def test_a_document_that_nobody_holds_is_said_to_be_none(home, sosie, assert_refused) -> None:
+    assert_refused(sosie("subject", "export", *DOCUMENT, *REASON, "--home", home), "nobody")
