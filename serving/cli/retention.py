@@ -2,11 +2,13 @@
 export`, and lists that a regulator asks for, `statutory people`, `statutory outlets` and `statutory
 enrollments`."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -25,7 +27,9 @@ from engine.retention.job import (
     run_retention,
 )
 from engine.retention.job import confirm_clock as confirm
+from indexes.atomic_files import replacing
 from schema.phases import Retained
+from schema.reasons import ADVICE
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import (
@@ -264,6 +268,8 @@ def export_subject(
     call: Call,
     chosen: inputs.DocumentOptions,
     reason: str = option("Why it is read. It stays in the audit chain: no names.", default=...),
+    page: Path | None = option("Where a page goes that its holder can read.", "FILE.html"),
+    language: Literal["en", "ko", "zh"] = option("The page's.", default="en"),
 ) -> Answer:
     """Show all that is kept about the holder of a document, as its holder may have it; audited.
 
@@ -273,8 +279,32 @@ def export_subject(
     Exit code 1 where a damaged row is left out.
     """
     inputs.require_words(reason, "a reason", 500)
+    inputs.require_place(page)
     record = find_target(call.store, chosen.read(), utc_now().date())
     call.note("subject.read", record.id, {"reason": reason})
     thresholds = structs.asdict(call.deployment.thresholds)
     found = gather_subject(call.store, record.id, thresholds)
-    return Answer(found, partial(print_json, found), is_no=bool(found["damaged"]))
+    if page is not None:
+        with inputs.writing(page, "a page"), replacing(page) as beside:
+            # A lone surrogate in a name must not cost the page.
+            beside.write_text(_render_subject(found, language), "utf-8", errors="replace")
+    shown = partial(print_json, found) if page is None else f"  {escape(str(page))}"
+    return Answer(found, shown, is_no=bool(found["damaged"]))
+
+
+def _render_subject(found: Mapping[str, Any], language: str) -> str:
+    from engine.sweeps.report.page import PageTemplates
+
+    def read(package: str, file: str) -> Any:
+        return json.loads(files(package).joinpath(file).read_text("utf-8"))
+
+    own = read("serving", "templates/subject.json")[language]
+    return PageTemplates("serving", {}, {}).render(
+        "subject.html",
+        {"style": "case_report.css"},
+        found=found,
+        words=read("serving.console", f"static/i18n/{language}.json") | own,
+        language=language,
+        advice=ADVICE,
+        made_at=utc_now(),
+    )

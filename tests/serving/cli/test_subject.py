@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from importlib.resources import files
 
 import pytest
 
@@ -9,6 +10,7 @@ from engine.registry import audit
 from engine.registry.store import every_table
 from engine.registry.subjects import find_rows
 from serving.cli.inputs import open_deployment
+from tests.serving.console.test_texts import WRITING
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
 OTHER = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
@@ -109,6 +111,55 @@ def test_a_damaged_row_is_counted_and_the_others_are_shown(full_home, sosie) -> 
     assert (outcome.code, outcome.json["damaged"]) == (1, {"lines": 1})
     records = outcome.json["records"]
     assert (records["lines"], len(records["enrollments"])) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("language", "title"),
+    [
+        ("en", "What is kept about you"),
+        ("zh", "关于您保存的资料"),
+        ("ko", "귀하에 관해 보관된 정보"),
+    ],
+)
+def test_a_page_shows_it_in_the_persons_language_and_masks_others(
+    language: str, title: str, caught_home, tmp_path, sosie
+) -> None:
+    page = tmp_path / "subject.html"
+    export = ("subject", "export", *OTHER, "--reason", "<b>asked</b>", "--home", caught_home)
+    outcome = sosie(*export, "--page", page, "--language", language, "--json")
+    assert outcome.code == 0, outcome.err
+    text = page.read_text("utf-8")
+    assert page.stat().st_mode & 0o077 == 0
+    assert f'<html lang="{language}">' in text
+    assert f"<h1>{title}</h1>" in text
+    assert "110105198503071257" in text
+    assert "&lt;b&gt;asked&lt;/b&gt;" in text
+    assert "<b>" not in text
+    for name, rows in outcome.json["records"].items():
+        assert (f'<h2 id="{name}">' in text) is bool(rows), name
+    first = sosie(*("subject", "export", *DOCUMENT, *REASON, "--home", caught_home, "--json"))
+    assert not [one for one in first.json["document_ids"] if one in text]
+    assert "110105199003071239" not in text
+
+
+def test_a_page_says_which_rows_are_damaged(full_home, tmp_path, sosie) -> None:
+    with sqlite3.connect(full_home / "registry.sqlite") as database:
+        database.execute("UPDATE lines SET outlet = 'r1'")
+    database.close()
+    page = tmp_path / "subject.html"
+    outcome = sosie("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--page", page)
+    assert (outcome.code, outcome.out.strip()) == (1, str(page))
+    assert "are left out: Your numbers: 1." in page.read_text("utf-8")
+
+
+def test_the_page_has_its_texts_in_each_language() -> None:
+    texts = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))
+    assert texts["en"].keys() == texts["zh"].keys() == texts["ko"].keys()
+    assert {f"records.{table.name}" for table in find_rows([])} <= texts["en"].keys()
+    for language in ("zh", "ko"):
+        for key, text in texts[language].items():
+            assert WRITING[language].search(text), key
+            assert text != texts["en"][key]
 
 
 @pytest.mark.parametrize("reason", [(), ("--reason", " ")])
