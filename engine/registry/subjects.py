@@ -80,6 +80,8 @@ def gather_subject(store: Reader, document_id: str, thresholds: Thresholds) -> J
     documents = store.documents_by_id(ids)
     records: dict[str, list[Json]] = {}
     damaged: dict[str, int] = {}
+    if len(documents) < len(ids):
+        damaged[DOCUMENTS.name] = len(ids) - len(documents)
     for table, condition in find_rows(documents.values()).items():
         rows = _read(store, table, condition)
         shown = list(open_each(rows, partial(_show, store.vault, table)))
