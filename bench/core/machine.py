@@ -24,6 +24,7 @@ from indexes.exact.scanner import open_graph
 from indexes.runtime import import_runtime
 from schema import frozen
 from serving.measure import read_cpu, stamp_machine
+from serving.settings.settings import STEERING
 
 TELLING_FLAGS = ("fma", "avx2", "avx512", "avx_vnni", "amx")
 """How the instructions begin that change the speed of a matrix product."""
@@ -42,12 +43,7 @@ PACKAGES = (
     "cryptography",
     "ray",
 )
-STEERING_VARIABLES = (
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_L2_SIZE",
-    "OMP_NUM_THREADS",
-    "PYTHONDONTWRITEBYTECODE",
-)
+STEERING_VARIABLES = (*STEERING, "OMP_NUM_THREADS")
 READ_BYTES = 256 * 2**20
 
 _READINGS = 5

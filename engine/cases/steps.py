@@ -206,7 +206,7 @@ def reveal(
     `TooManyFailures` for more people than one may be shown; `RequestError` for no reason.
     """
     case = call.registry.cases.get(case_id)
-    name, amount = f"revealed:{fold_person(actor.person)}", len(documents)
+    name, amount = f"revealed:{fold_person(actor.person)}"[:200], len(documents)
     known = call.registry.tallies([name]).get(name)
     level = 0.0 if known is None else known.level_at(call.now, REVEALED.each)
     # A report may show more than are left, though none that is asked for after it.

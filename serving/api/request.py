@@ -608,7 +608,7 @@ async def take_holder_face(
     photograph of its own, as at an enrollment."""
     frames = [] if probe.image is None else list_frames(probe.image)
     made_for = (LivenessUse.VERIFICATION, subject, scope_of(request.caller), utc_now())
-    check = partial(parts.liveness.check, token, frames, *made_for)
+    check = partial(parts.liveness.check, token, frames, probe.point is not None, *made_for)
     # Only a signature takes a while.
     liveness = await asyncio.to_thread(check) if token else check()
     if not frames:

@@ -216,10 +216,11 @@ def _take_photographs(
     carrier = asked.carrier or (known.carrier if known else "")
     files = [path.read_bytes() for path, is_live in zip(paths, judged, strict=True) if is_live]
     made_for = (LivenessUse.ENROLLMENT, name_document(asked.document), carrier, utc_now())
+    is_pointed = chosen.live_point is not None
     request = replace(
         show_faces(asked, faces),
         carrier=carrier,
-        liveness=deployment.liveness.check(token, files, *made_for) if files else None,
+        liveness=deployment.liveness.check(token, files, is_pointed, *made_for) if files else None,
     )
     return request, files
 

@@ -58,7 +58,7 @@ METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 Chosen = Mapping[str, Mapping[str, Any]]
 """Settings by section and key, as a settings file has them."""
 
-_STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
+STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
 
 
 class Settings(BaseSettings):
@@ -254,9 +254,8 @@ def node_environment(usual: Mapping[str, str], forced: Mapping[str, str]) -> dic
 
 
 def benchmark_environment() -> dict[str, str]:
-    """The environment of a benchmark's process, without variables that tune numpy's BLAS, or have
-    each process compile its sources anew: a start takes twice as long."""
-    return {name: value for name, value in os.environ.items() if name not in _STEERING}
+    """The environment of a benchmark's process: numpy's BLAS untuned, and sources compiled once."""
+    return {name: value for name, value in os.environ.items() if name not in STEERING}
 
 
 def write_settings(home: Path, chosen: Chosen) -> None:

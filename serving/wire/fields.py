@@ -242,7 +242,8 @@ FacePoint = Annotated[
     tuple[Annotated[float, Meta(ge=0, le=1)], ...],
     about(
         "a point of the face that is meant, as shares of the width and height of the upright "
-        "picture, from its top left; in no face it is NO_FACE. Left out: the most prominent face",
+        "picture, from its top left; in no face it is NO_FACE, and beside it evidence of liveness "
+        "is LIVENESS_MISBOUND. Left out: the most prominent face",
         min_length=2,
         max_length=2,
     ),

@@ -117,13 +117,14 @@ class LivenessChecker:
         self,
         token: str | None,
         photographs: Sequence[bytes],
+        is_pointed: bool,
         use: LivenessUse,
         subject: str,
         carrier: str | None,
         now: datetime,
     ) -> RecordedLiveness | None:
-        """The result that came with a live photograph, or its frames; None where the carrier's
-        are not looked at. `subject` is whom the call is about, as `name_document` says it.
+        """The result that came with a live photograph, or its frames, perhaps with a point of the
+        face; None where the carrier's are not looked at. `subject` is as `name_document` says it.
 
         Whatever is wrong with it is its `problem`: a result is no reason to refuse the call.
         """
@@ -135,7 +136,8 @@ class LivenessChecker:
         claims = read_signed(token, self._issuers, _Claims)
         if claims is None or not self.terms.may_sign(claims.iss, carrier):
             return RecordedLiveness(mode, Reason.LIVENESS_INVALID)
-        problem = self._find_problem(claims, photographs, use, subject, now)
+        # It does not say which face of a picture lives: a point could choose a printed one there.
+        problem = self._find_problem(claims, () if is_pointed else photographs, use, subject, now)
         # A detector that is not good enough brings no review by being unsure, either.
         is_settled = problem not in (None, Reason.LIVENESS_UNCERTAIN)
         if not is_settled and self.terms.is_weak(claims, use, carrier):

@@ -131,7 +131,8 @@ def _read_request(
     document, faces = body.document, _list_photographs(body)
     # One result names the frames of all who were before the camera.
     judged = [frame for name in _LIVE if name in faces for frame in faces[name][0]]
-    made_for = (LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
+    is_pointed = body.live_point is not None
+    made_for = (is_pointed, LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
     asked = EnrollmentRequest(
         idempotency_key=key,
         carrier=carrier,

@@ -85,7 +85,7 @@ def check(
     checker: LivenessChecker, token: str | None, *photographs: bytes
 ) -> RecordedLiveness | None:
     use = LivenessUse.ENROLLMENT
-    return checker.check(token, photographs or (LIVE,), use, "passport:P1", "blue", NOW)
+    return checker.check(token, photographs or (LIVE,), False, use, "passport:P1", "blue", NOW)
 
 
 def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes) -> Reason | None:
@@ -118,7 +118,7 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
     unsure = sign(level="iso30107-3:1", iad="cen18099:high", decision="uncertain")
     assert problem_of(checker, unsure) is Reason.LIVENESS_WEAK
     token = sign(level="iso30107-3:2", iad="cen18099:high")
-    other = checker.check(token, (LIVE,), enrollment, "passport:P1", "red", NOW)
+    other = checker.check(token, (LIVE,), False, enrollment, "passport:P1", "red", NOW)
     assert other.problem is Reason.LIVENESS_WEAK
 
 

@@ -91,6 +91,21 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(required, activatio
         assert set(body["scores"].values()) == {None}
 
 
+def test_evidence_is_about_a_picture_and_for_no_face_that_a_point_chooses_there(
+    required, activation, faces
+) -> None:
+    """The face that lives could stand beside a printed one of somebody else."""
+    live = faces["stranger"]
+    token = sign(required, live)
+    told = required.read(required.enroll(activation(liveness=token, live_point=[0.5, 0.5]), "key"))
+    assert [one["reason"] for one in told["reasons"]] == ["LIVENESS_MISBOUND"]
+    own = faces["later"]
+    probe = {"image": own, "point": [0.57, 0.22]}
+    body = {"probe": probe, "line": MSISDN, "liveness": sign(required, own)}
+    refused = required.ask("POST", "/v1/verifications", body=body)
+    assert "LIVENESS_MISBOUND" in required.assert_refused(refused, 422, "LIVENESS.REFUSED")
+
+
 def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
     required, activation, faces
 ) -> None:
