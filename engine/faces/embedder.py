@@ -15,7 +15,7 @@ from engine.models.catalog import (
     Role,
     read_transform,
 )
-from engine.models.onnx_sessions import Session
+from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Doubles, Flags, Floats, Octets
 
 Pixels = Octets
@@ -243,10 +243,10 @@ class Embedder:
 class CropScorer:
     """Runs a model that gives a few numbers for a crop, by its card, on the CPU; thread-safe."""
 
-    def __init__(
-        self, session: Session, card: ModelCard, contract: LivenessContract | QualityContract
-    ) -> None:
-        """Reads black crops at once: `ModelCardInvalid` where the card does not fit its graph."""
+    def __init__(self, card: ModelCard, contract: LivenessContract | QualityContract) -> None:
+        """Raises what opening a session does, and `ModelCardInvalid` where, for black crops, the
+        card does not fit its graph."""
+        session = open_session(card, SessionOptions(provider="cpu"))
         self.card = card
         self.side_px = card.input.width_px
         self._index, self._session = contract.index, session

@@ -17,7 +17,6 @@ from msgspec import structs
 
 from engine.faces.embedder import CropScorer, Pixels
 from engine.models.catalog import ModelCard
-from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Doubles, Octets
 from schema import frozen
 from schema.decisions import JudgeEvidence
@@ -100,9 +99,9 @@ class Judgement:
 class LivenessJudge(CropScorer):
     """Runs a model of role `liveness` by its card, on the CPU; thread-safe."""
 
-    def __init__(self, session: Session, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard) -> None:
         assert card.liveness is not None, "its role is liveness"
-        super().__init__(session, card, card.liveness)
+        super().__init__(card, card.liveness)
         self.digest = digest_judge(card)
         self.crop_scale = card.liveness.crop_scale
         self._activation = card.liveness.activation
@@ -150,11 +149,6 @@ class LivenessJudge(CropScorer):
     def measure_scale(self, box_px: tuple[float, float, float, float]) -> float:
         """Pixels of its crop for a pixel of the full picture."""
         return self.side_px / max(self.crop_scale * max(box_px[2], box_px[3]), 1.0)
-
-
-def open_judge(card: ModelCard) -> LivenessJudge:
-    """The judge of a card; raises what opening a session does, and `ModelCardInvalid`."""
-    return LivenessJudge(open_session(card, SessionOptions(provider="cpu")), card)
 
 
 def digest_judge(card: ModelCard) -> str:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.embedder import CropScorer, Pixels, align, arcface_template, estimate_similarity
 from engine.models.catalog import ModelCard
-from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats
 from schema import frozen
 from schema.options import QualityLimits
@@ -246,14 +245,14 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
 class QualityMeasure(CropScorer):
     """Runs an operator's model of role `quality` by its card, on the CPU; thread-safe."""
 
-    def __init__(self, session: Session, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard) -> None:
         if card.quality is None:
             raise ModelCardInvalid(
                 f"model {card.name} is of role {card.role}: `models` under [quality] takes those "
                 "of role quality"
             )
         self.contract = by = card.quality
-        super().__init__(session, card, by)
+        super().__init__(card, by)
         self.name, self._template = by.measure, arcface_template(self.side_px)
         if by.eyes_px is not None:
             eyes = np.array(by.eyes_px, np.float32).reshape(2, 2)
@@ -282,11 +281,6 @@ class QualityMeasure(CropScorer):
     def is_missed(self, measures: Mapping[str, float], kind: PhotographKind) -> bool:
         """True where, by its measures, a photograph of this kind is to be taken anew."""
         return kind in self.contract.of and measures[self.name] < self.contract.least
-
-
-def open_measure(card: ModelCard) -> QualityMeasure:
-    """The measure of a card; raises what opening a session does, and `ModelCardInvalid`."""
-    return QualityMeasure(open_session(card, SessionOptions(provider="cpu")), card)
 
 
 def judge_light(pixels: Pixels) -> tuple[Reason, ...]:

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -177,7 +177,7 @@ def make_samples(
             unseen,
             vector=None if one.vector is None else next(rotated),
             problems=one.problems,
-            quality={} if one.quality is None else {**asdict(one.quality), **one.measures},
+            quality=one.measured,
             crop=seal_crop(vault, digest, one.crop)
             if with_crops and one.crop is not None
             else None,

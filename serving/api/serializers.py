@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import convert, structs
 
-from engine.cases import decided as decided_pairs
+from engine.cases import decided as judged
 from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
 from engine.matching.requests import Answer
@@ -260,7 +260,7 @@ def _decided_before(
     store: Reader, record: CaseRecord, held: Sequence[DocumentRecord]
 ) -> tuple[cases.DecidedPair, ...]:
     ids = [one.id for one in held]
-    standing = decided_pairs.read_decided(store, ids).standing
+    standing = judged.read_decided(store, ids).standing
     found = [
         one
         for one in store.judged_between(ids)
@@ -371,45 +371,43 @@ def _with_terms(kind: type[S], found: SweepRecord | estimate.ExpectedSweep, **mo
 
 
 def sweep_precision(
-    decisions: decided_pairs.Decisions, sweep_id: str | None, wanted: float
+    decisions: judged.Decisions, sweep_id: str | None, wanted: float
 ) -> sweeps.Precision:
     """The share of the judged pairs that were fraud, at every twentieth of a score; how cases
     ended."""
     plain = decisions.plain
     pairs = plain if sweep_id is None else decisions.pairs
-    whole = decided_pairs.measure_precision(pairs, sweep_id=sweep_id)
+    whole = judged.measure_precision(pairs, sweep_id=sweep_id)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     first = floor(min(scores, default=1) * PRECISION_STEPS)
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
     closed = [one for one in decisions.closed if sweep_id in (None, one.sweep_id)]
-    proposed = decided_pairs.propose_threshold(plain, wanted)
+    proposed = judged.propose_threshold(plain, wanted)
     return sweeps.Precision(
         **_precision_fields(whole),
         thresholds=tuple(
             sweeps.PrecisionAt(**_precision_fields(found), threshold=step)
-            for step, found in zip(
-                steps, decided_pairs.measure_at(pairs, steps, sweep_id), strict=True
-            )
+            for step, found in zip(steps, judged.measure_at(pairs, steps, sweep_id), strict=True)
         ),
-        kinds=tuple(map(_case_outcomes, decided_pairs.count_by_kind(closed))),
-        months=tuple(map(_case_outcomes, decided_pairs.count_by_month(closed))),
+        kinds=tuple(map(_case_outcomes, judged.count_by_kind(closed))),
+        months=tuple(map(_case_outcomes, judged.count_by_month(closed))),
         proposal=of_record(
             sweeps.ProposedThreshold,
             proposed,
             cases=proposed.measured.cases,
             effective_cases=proposed.measured.effective,
-            least_cases=decided_pairs.LEAST_CASES,
+            least_cases=judged.LEAST_CASES,
         ),
     )
 
 
 def _case_outcomes(found: Outcomes) -> sweeps.CaseOutcomes:
-    rate = decided_pairs.measure_fraud(found)
+    rate = judged.measure_fraud(found)
     return of_record(sweeps.CaseOutcomes, found, rate, precision=rate.value)
 
 
-def _precision_fields(found: decided_pairs.MeasuredPrecision) -> dict[str, Any]:
+def _precision_fields(found: judged.MeasuredPrecision) -> dict[str, Any]:
     rate = found.rate
     return {
         "judged": found.judged,

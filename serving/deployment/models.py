@@ -12,8 +12,8 @@ from msgspec import structs
 from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
-from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
-from engine.faces.quality import open_measure
+from engine.faces.liveness_judge import LivenessJudge, digest_judge
+from engine.faces.quality import QualityMeasure
 from engine.matching.calibration import UNSET, Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import (
     CARDS_FOLDER,
@@ -162,7 +162,7 @@ def judge_terms(settings: Settings) -> JudgeTerms | None:
 def open_liveness_judge(settings: Settings) -> LivenessJudge | None:
     """The judge of the picture itself, in this process and on the CPU; None where none is named."""
     card = _judge_card(settings)
-    return None if card is None else open_judge(card)
+    return None if card is None else LivenessJudge(card)
 
 
 def _judge_card(settings: Settings) -> ModelCard | None:
@@ -242,7 +242,7 @@ def open_embedder(settings: Settings) -> Embedder:
 
 def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
     """The configuration of an extractor; `threads` overrides the settings."""
-    measures = [open_measure(load_card(Path(one))) for one in settings.quality.models]
+    measures = [QualityMeasure(load_card(Path(one))) for one in settings.quality.models]
     if len({one.name for one in measures}) < len(measures):
         raise ModelCardInvalid("two cards of `models` under [quality] are of one measure: name one")
     return faces.ExtractorConfig(

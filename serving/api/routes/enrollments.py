@@ -23,7 +23,7 @@ from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
 from schema.documents import AuthorityCode, AuthorityResult
 from schema.people import Consent
-from schema.reasons import LivenessUse, Pointed, ToldKind
+from schema.reasons import LivenessUse, tell_kind
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
 from serving.api import serializers
 from serving.api.request import (
@@ -108,11 +108,10 @@ async def _take_photographs(
 def _list_photographs(body: wire.EnrollmentRequest) -> dict[str, Photographed]:
     """What came, by its field."""
     guardian = body.guardian
-    portrait_kind: ToldKind = body.portrait_kind
-    if body.portrait_point is not None:
-        portrait_kind = Pointed(body.portrait_kind, body.portrait_point)
-    live_kind = None if body.live_point is None else Pointed(None, body.live_point)
-    given = {"live": (body.live, live_kind), "portrait": (body.portrait, portrait_kind)}
+    given = {
+        "live": (body.live, tell_kind(None, body.live_point)),
+        "portrait": (body.portrait, tell_kind(body.portrait_kind, body.portrait_point)),
+    }
     if guardian is not None:
         given["guardian.live"] = (guardian.live, None)
         given["guardian.portrait"] = (guardian.portrait, guardian.portrait_kind)

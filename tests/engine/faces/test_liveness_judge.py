@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.faces.extractor import Extraction
-from engine.faces.liveness_judge import digest_judge, open_judge
+from engine.faces.liveness_judge import LivenessJudge, digest_judge
 from engine.models.catalog import load_card
 from tests.liveness_models import SIDE_PX, write_judge
 
@@ -18,7 +18,7 @@ def sigmoid(brightness: float, half: float = 0.5, steep: float = 12.0) -> float:
 
 @pytest.mark.parametrize("batch", ["n", 1])
 def test_the_score_is_the_number_that_the_card_names(tmp_path, batch: Any) -> None:
-    judge = open_judge(load_card(write_judge(tmp_path, batch=batch)))
+    judge = LivenessJudge(load_card(write_judge(tmp_path, batch=batch)))
     levels = [0, 128, 255, *range(20)]
     crops = np.stack([np.full((SIDE_PX, SIDE_PX, 3), level, np.uint8) for level in levels])
     wanted = [sigmoid(level / 255) for level in levels]
@@ -27,18 +27,18 @@ def test_the_score_is_the_number_that_the_card_names(tmp_path, batch: Any) -> No
 
 def test_a_sigmoid_of_one_number_and_another_output_are_contracts_too(tmp_path) -> None:
     contract = 'index = 1\nactivation = "sigmoid"\noutput = "both"'
-    judge = open_judge(load_card(write_judge(tmp_path, contract=contract)))
+    judge = LivenessJudge(load_card(write_judge(tmp_path, contract=contract)))
     white = np.full((1, SIDE_PX, SIDE_PX, 3), 255, np.uint8)
     assert judge.judge(white) == pytest.approx([sigmoid(1, steep=6)], abs=1e-5)
 
 
 def test_what_is_no_probability_is_no_score(tmp_path) -> None:
-    judge = open_judge(load_card(write_judge(tmp_path, contract="index = 1")))
+    judge = LivenessJudge(load_card(write_judge(tmp_path, contract="index = 1")))
     white = np.full((1, SIDE_PX, SIDE_PX, 3), 255, np.uint8)
     assert np.isnan(judge.judge(white)).all(), "3 is none"
     with np.errstate(all="ignore"):
         path = write_judge(tmp_path / "infinite", infinite=True)
-    assert np.isnan(open_judge(load_card(path)).judge(white)).all()
+    assert np.isnan(LivenessJudge(load_card(path)).judge(white)).all()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_card_that_does_not_fit_is_refused_by_name(
     tmp_path, changes: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(ModelCardInvalid, match=what):
-        open_judge(load_card(write_judge(tmp_path, **changes)))
+        LivenessJudge(load_card(write_judge(tmp_path, **changes)))
 
 
 def test_only_the_file_of_the_card_is_run_and_its_digest_tells_what_shapes_a_score(
@@ -72,12 +72,12 @@ def test_only_the_file_of_the_card_is_run_and_its_digest_tells_what_shapes_a_sco
     assert digest_judge(card) != digest_judge(other_crop)
     (tmp_path / "judge.onnx").write_bytes(b"another")
     with pytest.raises(ModelDamaged):
-        open_judge(card)
+        LivenessJudge(card)
 
 
 def test_the_crop_is_the_square_around_the_face_and_black_beyond_the_picture(tmp_path) -> None:
     contract = 'index = 1\nactivation = "softmax"\ncrop_scale = 2.0'
-    judge = open_judge(load_card(write_judge(tmp_path, contract=contract)))
+    judge = LivenessJudge(load_card(write_judge(tmp_path, contract=contract)))
     picture = np.zeros((200, 300, 3), np.uint8)
     picture[60:140, 100:180] = 200
     inside = judge.cut(picture, (120, 80, 40, 30))
@@ -99,7 +99,7 @@ def test_a_photograph_is_judged_where_that_is_asked_and_its_vector_is_the_same(
     data = photo
     plain = extractor.extract([data])[0]
     assert plain.judged is None
-    extractor.liveness_judge = open_judge(load_card(write_judge(tmp_path)))
+    extractor.liveness_judge = LivenessJudge(load_card(write_judge(tmp_path)))
     try:
         judged, other, bad = extractor.extract([data, data, b"x"], (), [True, False, True])
     finally:
@@ -112,7 +112,7 @@ def test_a_photograph_is_judged_where_that_is_asked_and_its_vector_is_the_same(
 
 def test_a_judge_that_fails_while_it_runs_fails_no_photograph(extractor, photo, tmp_path) -> None:
     # It speaks of two faces, whatever it is given, and each of two threads has three.
-    extractor.liveness_judge = open_judge(load_card(write_judge(tmp_path, rows=[0, 1])))
+    extractor.liveness_judge = LivenessJudge(load_card(write_judge(tmp_path, rows=[0, 1])))
     try:
         found = extractor.extract(6 * [photo], (), 6 * [True])
     finally:

@@ -11,7 +11,7 @@ from PIL import Image
 from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.embedder import align
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
-from engine.faces.quality import open_measure
+from engine.faces.quality import QualityMeasure
 from engine.models.catalog import load_card
 from schema.reasons import PhotographKind, Reason
 from tests.quality_models import SIDE_PX, USUAL, compute_dynamic_range, write_measure
@@ -24,7 +24,7 @@ def measuring(tmp_path) -> Measuring:
     """Opens an extractor with the measure of a contract."""
 
     def start(contract: str = USUAL, **options: float) -> Extractor:
-        measure = open_measure(load_card(write_measure(tmp_path, contract, **options)))
+        measure = QualityMeasure(load_card(write_measure(tmp_path, contract, **options)))
         return open_extractor(config=ExtractorConfig(threads=1, measures=[measure]))
 
     return start
@@ -83,7 +83,7 @@ def test_a_quality_is_mapped_as_the_standard_maps_it_and_stays_in_its_bounds(
 
     def measure(contract: str) -> float:
         card = write_measure(tmp_path, f'measure = "DynamicRange"\n{contract}')
-        return open_measure(load_card(card)).measure(pixels, landmarks)
+        return QualityMeasure(load_card(card)).measure(pixels, landmarks)
 
     for h, a, s, x0, w in ((100, 0, 1, 6.5, 0.7), (120, 0.8, -1, 7, 0.5), (1, -14, 115, 5, 2)):
         mapped = h * (a + s / (1 + np.exp((x0 - bits) / w)))
@@ -95,8 +95,8 @@ def test_a_quality_is_mapped_as_the_standard_maps_it_and_stays_in_its_bounds(
 def test_a_crop_has_the_eyes_where_the_card_says(tmp_path, photo, extractor) -> None:
     pixels = np.asarray(Image.open(BytesIO(photo)).convert("RGB"))
     landmarks = extractor.extract([photo])[0].landmarks_px
-    usual = open_measure(load_card(write_measure(tmp_path / "usual")))
-    wide = open_measure(
+    usual = QualityMeasure(load_card(write_measure(tmp_path / "usual")))
+    wide = QualityMeasure(
         load_card(write_measure(tmp_path / "wide", f"{USUAL}\neyes_px = [26, 28, 38, 28]"))
     )
     assert wide.measure_scale(landmarks) == pytest.approx(
@@ -132,4 +132,4 @@ def test_a_measure_that_gives_no_number_is_told_and_not_passed_over(measuring, p
 )
 def test_a_card_that_does_not_fit_is_refused_by_name(tmp_path, contract: str, what: str) -> None:
     with pytest.raises(ModelCardInvalid, match=what):
-        open_measure(load_card(write_measure(tmp_path, contract)))
+        QualityMeasure(load_card(write_measure(tmp_path, contract)))

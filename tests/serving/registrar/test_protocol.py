@@ -58,13 +58,15 @@ def test_every_call_of_a_client_is_an_operation_with_the_same_types() -> None:
     for name in OPERATIONS:
         operation = vars(Operations)[name]
         given = operation.args[0] if isinstance(operation, partialmethod) else operation
-        # Of a change of the engine's its own; who asks is known.
+        # Of a change of the engine's its own; who asks, and what runs it, is known.
         is_own = operation is given or name == "propose_outcome" or not callable(given)
         signature = inspect.signature(getattr(Operations, name) if is_own else given)
         text, _, found = re.sub(r"\b(\w+\.)+|'", "", str(signature)).partition(" -> ")
         asked = re.findall(r"(\w+): ([^,)]+)", text)
         types = ", ".join(
-            one for key, one in [*asked, ("", "CallContext")] if key not in {"call", "actor"}
+            one
+            for key, one in [*asked, ("", "CallContext")]
+            if key not in {"call", "actor", "runner"}
         )
         assert RegistrarClient.__annotations__[name] == f"Ask[[{types}], {found}]"
 
