@@ -138,7 +138,7 @@ class Lab:
         digest = hashlib.sha256(frames[0].data).hexdigest()
         token = sign(jti=uuid.uuid4().hex, live_sha256=digest)
         of = (LivenessUse.ENROLLMENT, name_document(document), carrier, NOW)
-        return self.deployment.liveness.check(token, [one.data for one in frames], *of)
+        return self.deployment.liveness.check(token, [one.data for one in frames], False, *of)
 
     def ask(
         self, carrier: str, document: Document, live: Photograph, portrait: Photograph, **more: Any

@@ -222,17 +222,20 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        done = asyncio.run_coroutine_threadsafe(self._perform(), self._service.loop)
+        self._done = asyncio.run_coroutine_threadsafe(self._perform(), self._service.loop)
         try:
             yield
             self._is_ending = True
-            done.result(WAIT_S)
+            self._done.result(WAIT_S)
         finally:
-            done.cancel()
+            self._done.cancel()
 
     def wait_for_more(self, count: int = 10) -> None:
         wanted = len(self.acknowledged) + count
-        wait_until(lambda: len(self.acknowledged) >= wanted)
+        wait_until(lambda: self._done.done() or len(self.acknowledged) >= wanted)
+        if self._done.done():
+            # Only by what no caller knows.
+            self._done.result()
 
     def assert_kept(self, store: Store) -> None:
         """Each that was acknowledged is there once, and asked again gives the same answer."""
