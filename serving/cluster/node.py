@@ -183,7 +183,10 @@ def deploy(plan: NodePlan, stop: threading.Event) -> None:
         http_options=HTTPOptions(host=host, port=plan.port, keep_alive_timeout_s=KEEP_ALIVE_S),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    while not starting.done() and not _has_controller():
+    while not _has_controller():
+        if starting.done():
+            # Its fault: without a controller the calls below would start Serve at its own address.
+            starting.result()
         time.sleep(CONTROLLER_LOOK_S)
     if plan.ray_address:
         require_same_port(plan.port)
