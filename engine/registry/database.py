@@ -238,7 +238,8 @@ def check(connection: Connection) -> None:
 _VERSION = "SELECT version_num FROM alembic_version"
 # On PostgreSQL an upgrade waits until those who write have come to their end, and who comes later
 # waits for it, and reads what it has left. On SQLite one transaction writes at a time.
-_WRITING, _UPGRADING = (f"{_VERSION} FOR {how}" for how in ("KEY SHARE", "UPDATE"))
+_WRITING = "SELECT version_num, {limit} FROM alembic_version FOR KEY SHARE"
+_UPGRADING = f"{_VERSION} FOR UPDATE"
 
 
 @contextmanager
@@ -250,8 +251,12 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
     registry since this one opened it.
     """
     with restructuring(place) as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        found = connection.exec_driver_sql(_VERSION if is_sqlite else _WRITING).scalar()
+        query = _VERSION
+        if connection.dialect.name == "postgresql":
+            from engine.registry import postgresql  # noqa: PLC0415 - an extra
+
+            query = _WRITING.format(limit=postgresql.bounded(postgresql.TRANSACTION_S))
+        found = connection.exec_driver_sql(query).scalar()
         if found != REVISIONS[-1]:
             raise SchemaMismatch(
                 f"the registry was brought to schema {found} since this process opened it: "

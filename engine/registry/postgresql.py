@@ -25,6 +25,10 @@ STATEMENT_S = 15.0
 """Longest statement, and longest pause of a transaction: the server ends them before we leave it,
 so that what we ask anew finds no locks of our own."""
 LOCK_S = 10
+TRANSACTION_S = 120
+"""Longest transaction that writes, where the server can bound it (PostgreSQL 17): a session whose
+caller fell silent in the middle of a pipeline may wait for the rest, with its locks, by no other
+timer."""
 LONG_S = 3600
 """Both bounds for a statement over whole tables, and the longest pause between reads of a batch."""
 POOL_S = 10
@@ -112,9 +116,20 @@ def long_statements(connection: Connection) -> Iterator[None]:
         with driver.cursor() as cursor:
             for limit in _LIMITS:
                 cursor.execute(f"SET LOCAL {limit} = '{LONG_S}s'")
+            # Stopped, since a timer that runs is never moved.
+            cursor.execute(f"SELECT {bounded(0)}")
         yield
     finally:
         driver.silence_s = None
+
+
+def bounded(longest_s: int) -> str:
+    """The term of a SELECT that bounds its transaction, or with 0 bounds it no longer."""
+    name = "'transaction_timeout'"
+    return (
+        f"CASE WHEN current_setting({name}, true) IS NOT NULL "
+        f"THEN set_config({name}, '{longest_s}s', true) END"
+    )
 
 
 def allow_pauses(connection: Connection) -> None:

@@ -19,6 +19,7 @@ from engine.errors import DeadlinePassed, LeaseLost, RegistryError, StorageFaile
 from engine.matching.requests import EnrollmentRequest
 from engine.registry import postgresql, transactions, writer
 from engine.registry.audit import AuditEntry, verify_chain
+from engine.registry.database import changing
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -40,7 +41,8 @@ WAIT_S = 120
 @pytest.fixture(autouse=True)
 def soon(monkeypatch) -> None:
     """The same bounds in the same order, and shorter."""
-    for name, value in {"LOOK_S": 2.0, "STATEMENT_S": 2.5, "SILENCE_S": 3.5, "POOL_S": 5}.items():
+    bounds = {"LOOK_S": 2.0, "STATEMENT_S": 2.5, "SILENCE_S": 3.5, "TRANSACTION_S": 6, "POOL_S": 5}
+    for name, value in bounds.items():
         monkeypatch.setattr(postgresql, name, value)
     monkeypatch.setitem(postgresql._TCP, "connect_timeout", 3)
     monkeypatch.setattr(transactions, "RENEW_S", 0.2)
@@ -188,6 +190,20 @@ def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant) -> N
         connection.rollback()
         with postgresql.long_statements(connection):
             connection.execute(text("SELECT pg_sleep(1.7)"))
+
+
+def test_a_writer_that_falls_silent_within_a_pipeline_holds_no_lock_for_long(direct) -> None:
+    with pytest.raises(StorageFailed), changing(direct.engine) as connection:
+        connection.execute(transactions._HOLD)
+        driver: Any = connection.connection.driver_connection
+        driver.pgconn.enter_pipeline_mode()
+        driver.pgconn.send_query_params(b"SELECT 1", None)
+        # It is carried out, and no Sync follows: the server waits for more by no timer of its own.
+        driver.pgconn.send_flush_request()
+        driver.pgconn.flush()
+        with direct.writer() as held:
+            commit(held)
+    assert verify_chain(direct).intact
 
 
 class Load:

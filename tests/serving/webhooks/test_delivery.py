@@ -402,15 +402,22 @@ async def test_two_workers_never_deliver_one_webhook(store, webhooks) -> None:
 async def test_what_drips_is_no_http_or_has_a_certificate_that_nobody_vouches_for_is_a_failure(
     store, webhooks, quick, certificate, answer: bytes, fault: str
 ) -> None:
+    serving: set[asyncio.Task[Any]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"}")
-        writer.write(answer)
-        with suppress(ConnectionError):
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"}")
+            writer.write(answer)
             while answer.endswith(b"\r\n\r\n") and fault == "time-out":
                 writer.write(b".")
                 await writer.drain()
                 await asyncio.sleep(0.02)
-        writer.close()
+        with suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
 
     context = None
     if fault == "certificate refused":
@@ -429,6 +436,7 @@ async def test_what_drips_is_no_http_or_has_a_certificate_that_nobody_vouches_fo
     assert dead.fault == fault
     server.close()
     await server.wait_closed()
+    await asyncio.gather(*serving)
 
 
 async def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_is_inside(
