@@ -239,7 +239,6 @@ _VERSION = "SELECT version_num FROM alembic_version"
 # On PostgreSQL an upgrade waits until those who write have come to their end, and who comes later
 # waits for it, and reads what it has left. On SQLite one transaction writes at a time.
 _WRITING = "SELECT version_num, {limit} FROM alembic_version FOR KEY SHARE"
-_UPGRADING = f"{_VERSION} FOR UPDATE"
 
 
 @contextmanager
@@ -285,7 +284,7 @@ def hold_schema(connection: Connection) -> str:
     transaction ends."""
     found = require_known(connection)
     if connection.dialect.name != "sqlite":
-        found = str(connection.exec_driver_sql(_UPGRADING).scalar())
+        found = str(connection.exec_driver_sql(f"{_VERSION} FOR UPDATE").scalar())
     return found
 
 

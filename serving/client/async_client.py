@@ -18,6 +18,8 @@ from serving.client.transport import (
     READY,
     VERSION,
     Activation,
+    Asked,
+    Body,
     Call,
     Erased,
     Exchange,
@@ -85,8 +87,7 @@ class AsyncClient:
         self, enrollment_id: str, options: Options = _USUAL
     ) -> enrollments.EnrollmentRecord:
         """Reads the record of an enrollment."""
-        call = get(enrollments.EnrollmentRecord, "enrollments", enrollment_id)
-        return await self._send(call, options)
+        return await self._get(options, enrollments.EnrollmentRecord, "enrollments", enrollment_id)
 
     async def find_enrollment(
         self, idempotency_key: str, options: Options = _USUAL
@@ -106,9 +107,8 @@ class AsyncClient:
         self, images: Sequence[bytes], options: Options = _USUAL
     ) -> matching.Templates:
         """Templates of up to 256 photographs, for `match` until they expire."""
-        items = tuple(matching.TemplateItem(image=image) for image in images)
-        call = post(matching.Templates, "templates", body=matching.TemplatesRequest(items))
-        return await self._send(call, options)
+        body = matching.TemplatesRequest(tuple(matching.TemplateItem(image=one) for one in images))
+        return await self._post(options, matching.Templates, body, "templates")
 
     async def verify(
         self,
@@ -128,14 +128,14 @@ class AsyncClient:
         face, other, own = (None if one is None else write_face(one) for one in given)
         named = (line, document, document_id, liveness)
         body = matching.VerificationRequest(face, other, *named, own, proof)
-        return await self._send(post(matching.Verification, "verifications", body=body), options)
+        return await self._post(options, matching.Verification, body, "verifications")
 
     async def identify(
         self, probe: Face, threshold: float | None = None, options: Options = _USUAL
     ) -> people.Identification:
         """Finds the people whose references look like this face; for fraud teams."""
         body = people.IdentificationRequest(write_face(probe), threshold)
-        return await self._send(post(people.Identification, "identifications", body=body), options)
+        return await self._post(options, people.Identification, body, "identifications")
 
     async def query_lines(
         self,
@@ -147,7 +147,7 @@ class AsyncClient:
     ) -> lines.HolderLines:
         """The lines under a document, over all carriers, to its holder's face."""
         body = lines.HolderRequest(document, write_face(probe), liveness)
-        return await self._send(post(lines.HolderLines, "lines", "query", body=body), options)
+        return await self._post(options, lines.HolderLines, body, "lines", "query")
 
     async def dispute(
         self,
@@ -163,7 +163,7 @@ class AsyncClient:
         httpx logs paths at level INFO: give the id where such logs are kept.
         """
         body = lines.HolderRequest(document, write_face(probe), liveness)
-        return await self._send(post(lines.Dispute, "lines", line, "dispute", body=body), options)
+        return await self._post(options, lines.Dispute, body, "lines", line, "dispute")
 
     async def close_line(self, line: str, options: Options = _USUAL) -> lines.ClosedLine:
         """Closes a line by its number or id; see `dispute` for logs."""
@@ -174,11 +174,11 @@ class AsyncClient:
     ) -> lines.LineEvent:
         """Reports what has happened to a line, by its number or id; again, it is the same event."""
         body = lines.EventReport(kind, Moment.of(at))
-        return await self._send(post(lines.LineEvent, "lines", line, "events", body=body), options)
+        return await self._post(options, lines.LineEvent, body, "lines", line, "events")
 
     async def read_line_history(self, line: str, options: Options = _USUAL) -> lines.LineHistory:
         """Reads the events of a line, and what it waits for."""
-        return await self._send(get(lines.LineHistory, "lines", line, "events"), options)
+        return await self._get(options, lines.LineHistory, "lines", line, "events")
 
     async def exempt_document(
         self, document_id: str, cause: ExemptionCause, options: Options = _USUAL
@@ -195,34 +195,32 @@ class AsyncClient:
 
     async def read_exemption(self, document_id: str, options: Options = _USUAL) -> lines.Exemption:
         """Reads whether limits on lines hold for a document."""
-        call = get(lines.Exemption, "documents", document_id, "exemption")
-        return await self._send(call, options)
+        return await self._get(options, lines.Exemption, "documents", document_id, "exemption")
 
     async def start_campaign(
         self, campaign: lines.CampaignRequest, options: Options = _USUAL
     ) -> lines.Campaign:
         """Asks for the holders of many lines by a deadline."""
-        return await self._send(post(lines.Campaign, "campaigns", body=campaign), options)
+        return await self._post(options, lines.Campaign, campaign, "campaigns")
 
     async def add_to_campaign(
         self, campaign_id: str, numbers: Sequence[str], options: Options = _USUAL
     ) -> lines.AddedLines:
         """Adds up to 1,000 lines, by number or id."""
         body = lines.CampaignLinesRequest(tuple(numbers))
-        call = post(lines.AddedLines, "campaigns", campaign_id, "lines", body=body)
-        return await self._send(call, options)
+        return await self._post(options, lines.AddedLines, body, "campaigns", campaign_id, "lines")
 
     async def end_campaign(self, campaign_id: str, options: Options = _USUAL) -> lines.Campaign:
         """Ends a campaign before its deadline: nobody else is asked for."""
-        return await self._send(post(lines.Campaign, "campaigns", campaign_id, "end"), options)
+        return await self._post(options, lines.Campaign, None, "campaigns", campaign_id, "end")
 
     async def list_campaigns(self, options: Options = _USUAL) -> lines.Campaigns:
         """The newest campaigns."""
-        return await self._send(get(lines.Campaigns, "campaigns"), options)
+        return await self._get(options, lines.Campaigns, "campaigns")
 
     async def read_campaign(self, campaign_id: str, options: Options = _USUAL) -> lines.Campaign:
         """A campaign, and how far it is."""
-        return await self._send(get(lines.Campaign, "campaigns", campaign_id), options)
+        return await self._get(options, lines.Campaign, "campaigns", campaign_id)
 
     async def list_campaign_lines(
         self,
@@ -264,12 +262,11 @@ class AsyncClient:
         self, document_id: str, options: Options = _USUAL
     ) -> enrollments.Erasure:
         """Reads the state of a document's erasure."""
-        call = get(enrollments.Erasure, "documents", document_id, "erasure")
-        return await self._send(call, options)
+        return await self._get(options, enrollments.Erasure, "documents", document_id, "erasure")
 
     async def read_death(self, document_id: str, options: Options = _USUAL) -> people.Death:
         """Reads the report of a holder's death; `ApiError` 404 where there is none."""
-        return await self._send(get(people.Death, "documents", document_id, "death"), options)
+        return await self._get(options, people.Death, "documents", document_id, "death")
 
     async def step_death(
         self,
@@ -281,8 +278,7 @@ class AsyncClient:
     ) -> people.Death:
         """Reports a holder dead (with a `source`), confirms or contests that, or lifts it."""
         body = people.DeathRequest(step, source)
-        call = post(people.Death, "documents", document_id, "death", body=body)
-        return await self._send(call, options)
+        return await self._post(options, people.Death, body, "documents", document_id, "death")
 
     async def ready(self, options: Options = _USUAL) -> oversight.Readiness:
         """Reads whether the service decides and searches now; that it does not is an answer."""
@@ -294,7 +290,7 @@ class AsyncClient:
 
     async def whose_key(self, options: Options = _USUAL) -> oversight.KeyHolder:
         """Reads the owner and the role of the key."""
-        return await self._send(get(oversight.KeyHolder, "me"), options)
+        return await self._get(options, oversight.KeyHolder, "me")
 
     # What fraud teams and operators ask.
 
@@ -309,23 +305,22 @@ class AsyncClient:
         """Finds the people with a face, a document or a number; exactly one of them."""
         face = None if probe is None else write_face(probe)
         body = people.PeopleRequest(face, document, msisdn)
-        return await self._send(post(people.People, "people", "search", body=body), options)
+        return await self._post(options, people.People, body, "people", "search")
 
     async def read_document(self, document_id: str, options: Options = _USUAL) -> people.Person:
         """Reads everything under a document, closed lines and cases too."""
-        return await self._send(get(people.Person, "documents", document_id), options)
+        return await self._get(options, people.Person, "documents", document_id)
 
     async def read_crops(self, enrollment_id: str, options: Options = _USUAL) -> enrollments.Crops:
         """The aligned faces of an enrollment, where they are kept."""
-        call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
-        return await self._send(call, options)
+        return await self._get(options, enrollments.Crops, "enrollments", enrollment_id, "crops")
 
     async def read_faces(
         self, document_ids: Sequence[str], options: Options = _USUAL
     ) -> people.Faces:
         """The faces that are kept under up to 8 documents, and how alike each two are."""
         body = people.FacesRequest(document_ids=tuple(document_ids))
-        return await self._send(post(people.Faces, "faces", "query", body=body), options)
+        return await self._post(options, people.Faces, body, "faces", "query")
 
     async def list_cases(
         self,
@@ -347,31 +342,30 @@ class AsyncClient:
         query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
         query |= {"carriers": carrier, "outlets": outlet, "id_end": id_end, "after": after}
         query |= {"overdue": overdue, "to_approve": to_approve}
-        return await self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
+        return await self._get(options, cases.CasePage, "cases", limit=limit, **query)
 
     async def read_case(self, case_id: str, options: Options = _USUAL) -> cases.CaseFile:
         """A case with its history and its documents."""
-        return await self._send(get(cases.CaseFile, "cases", case_id), options)
+        return await self._get(options, cases.CaseFile, "cases", case_id)
 
     async def assign_case(
         self, case_id: str, assignee: str | None = "me", options: Options = _USUAL
     ) -> cases.Case:
         """Gives a case to a person, or with None back to the queue."""
         body = cases.AssignRequest(assignee)
-        return await self._send(post(cases.Case, "cases", case_id, "assign", body=body), options)
+        return await self._post(options, cases.Case, body, "cases", case_id, "assign")
 
     async def note_case(self, case_id: str, text: str, options: Options = _USUAL) -> cases.Case:
         """Adds a remark; twice where a first answer was lost and the call is sent again."""
-        call = post(cases.Case, "cases", case_id, "notes", body=cases.NoteRequest(text))
-        return await self._send(call, options)
+        body = cases.NoteRequest(text)
+        return await self._post(options, cases.Case, body, "cases", case_id, "notes")
 
     async def reveal_case(
         self, case_id: str, reason: str, options: Options = _USUAL
     ) -> cases.RevealedCase:
         """Whom a case is about, names and numbers in full; its history has the reason."""
         body = cases.RevealRequest(reason)
-        call = post(cases.RevealedCase, "cases", case_id, "reveal", body=body)
-        return await self._send(call, options)
+        return await self._post(options, cases.RevealedCase, body, "cases", case_id, "reveal")
 
     async def propose_outcome(
         self,
@@ -389,11 +383,11 @@ class AsyncClient:
         `seen_at`: the case's `updated_at` as it was looked at; `ApiError` 409 if it has changed.
         """
         body = write_outcome(outcome, close_lines, seen_at, keep_lines)
-        return await self._send(post(cases.Case, "cases", case_id, "propose", body=body), options)
+        return await self._post(options, cases.Case, body, "cases", case_id, "propose")
 
     async def withdraw_proposal(self, case_id: str, options: Options = _USUAL) -> cases.Case:
         """Takes a proposal back."""
-        return await self._send(post(cases.Case, "cases", case_id, "withdraw"), options)
+        return await self._post(options, cases.Case, None, "cases", case_id, "withdraw")
 
     async def close_case(
         self,
@@ -408,7 +402,7 @@ class AsyncClient:
         """Closes a case; lines only by the same proposal of another person. `seen_at` and
         `keep_lines` as above."""
         body = write_outcome(outcome, close_lines, seen_at, keep_lines)
-        return await self._send(post(cases.Case, "cases", case_id, "close", body=body), options)
+        return await self._post(options, cases.Case, body, "cases", case_id, "close")
 
     async def list_outlets(
         self,
@@ -421,7 +415,7 @@ class AsyncClient:
     ) -> cases.OutletList:
         """A page of the outlets that may enroll nobody, those with most refused attempts first."""
         query: Query = {"carrier": carrier, "restriction": restriction, "after": after}
-        return await self._send(get(cases.OutletList, "outlets", limit=limit, **query), options)
+        return await self._get(options, cases.OutletList, "outlets", limit=limit, **query)
 
     async def count_exceptions(
         self, *, days: int = 30, carrier: str | None = None, options: Options = _USUAL
@@ -432,31 +426,28 @@ class AsyncClient:
 
     async def read_outlet(self, outlet: str, options: Options = _USUAL) -> cases.OutletState:
         """Reads whether an outlet may enroll."""
-        return await self._send(get(cases.OutletState, "outlets", outlet), options)
+        return await self._get(options, cases.OutletState, "outlets", outlet)
 
     async def suspend_outlet(
         self, outlet: str, case_id: str, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Lets an outlet enroll nobody, at once."""
         body = cases.RestrictRequest(case_id, reason)
-        call = post(cases.OutletState, "outlets", outlet, "suspend", body=body)
-        return await self._send(call, options)
+        return await self._post(options, cases.OutletState, body, "outlets", outlet, "suspend")
 
     async def bar_outlet(
         self, outlet: str, case_id: str, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Bars an outlet that another person has suspended."""
         body = cases.RestrictRequest(case_id, reason)
-        call = post(cases.OutletState, "outlets", outlet, "bar", body=body)
-        return await self._send(call, options)
+        return await self._post(options, cases.OutletState, body, "outlets", outlet, "bar")
 
     async def lift_restriction(
         self, outlet: str, restriction: Restriction, reason: str, options: Options = _USUAL
     ) -> cases.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
         body = cases.LiftRequest(restriction, reason)
-        call = post(cases.OutletState, "outlets", outlet, "lift", body=body)
-        return await self._send(call, options)
+        return await self._post(options, cases.OutletState, body, "outlets", outlet, "lift")
 
     async def list_past_enrollments(
         self,
@@ -490,8 +481,7 @@ class AsyncClient:
     ) -> cases.CaseReport:
         """A case as one file for police or a regulator: `html` is the page."""
         body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
-        call = post(cases.CaseReport, "cases", case_id, "report", body=body)
-        return await self._send(call, options)
+        return await self._post(options, cases.CaseReport, body, "cases", case_id, "report")
 
     async def measure_precision(
         self, sweep_id: str | None = None, *, wanted: float | None = None, options: Options = _USUAL
@@ -505,34 +495,33 @@ class AsyncClient:
         self, terms: sweeps.SweepRequest, options: Options = _USUAL
     ) -> sweeps.Expectation:
         """Estimates the cost and the yield of a sweep."""
-        body = replace(terms, dry_run=True)
-        return await self._send(post(sweeps.Expectation, "sweeps", body=body), options)
+        return await self._post(options, sweeps.Expectation, replace(terms, dry_run=True), "sweeps")
 
     async def start_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _USUAL
     ) -> sweeps.SweepReport:
         """Starts a sweep; `ApiError` 409 where one is alive."""
-        return await self._send(post(sweeps.SweepReport, "sweeps", body=terms), options)
+        return await self._post(options, sweeps.SweepReport, terms, "sweeps")
 
     async def list_sweeps(self, limit: int = 50, options: Options = _USUAL) -> sweeps.Sweeps:
         """The newest"""
-        return await self._send(get(sweeps.Sweeps, "sweeps", limit=limit), options)
+        return await self._get(options, sweeps.Sweeps, "sweeps", limit=limit)
 
     async def read_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """A sweep with its progress of this moment."""
-        return await self._send(get(sweeps.SweepReport, "sweeps", sweep_id), options)
+        return await self._get(options, sweeps.SweepReport, "sweeps", sweep_id)
 
     async def pause_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Stops a sweep where it is, to go on later."""
-        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "pause"), options)
+        return await self._post(options, sweeps.SweepReport, None, "sweeps", sweep_id, "pause")
 
     async def resume_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Goes on with a sweep that was paused."""
-        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "resume"), options)
+        return await self._post(options, sweeps.SweepReport, None, "sweeps", sweep_id, "resume")
 
     async def cancel_sweep(self, sweep_id: str, options: Options = _USUAL) -> sweeps.SweepReport:
         """Ends a sweep for good."""
-        return await self._send(post(sweeps.SweepReport, "sweeps", sweep_id, "cancel"), options)
+        return await self._post(options, sweeps.SweepReport, None, "sweeps", sweep_id, "cancel")
 
     async def list_groups(
         self, sweep_id: str, after: int = 0, limit: int = 50, options: Options = _USUAL
@@ -543,11 +532,11 @@ class AsyncClient:
 
     async def read_group(self, sweep_id: str, key: str, options: Options = _USUAL) -> sweeps.Group:
         """A group with its members and the links between their faces."""
-        return await self._send(get(sweeps.Group, "sweeps", sweep_id, "groups", key), options)
+        return await self._get(options, sweeps.Group, "sweeps", sweep_id, "groups", key)
 
     async def read_thresholds(self, options: Options = _USUAL) -> oversight.CalibratedThresholds:
         """The deployment's thresholds, on their calibrated curves."""
-        return await self._send(get(oversight.CalibratedThresholds, "thresholds"), options)
+        return await self._get(options, oversight.CalibratedThresholds, "thresholds")
 
     async def read_audit(
         self,
@@ -561,22 +550,22 @@ class AsyncClient:
     ) -> oversight.AuditPage:
         """Entries of the audit chain above a number, or the newest; for operators."""
         query: Query = {"after": after, "action": action, "actor": actor, "subject": subject}
-        return await self._send(get(oversight.AuditPage, "audit", limit=limit, **query), options)
+        return await self._get(options, oversight.AuditPage, "audit", limit=limit, **query)
 
     async def start_backup(self, options: Options = _USUAL) -> oversight.Backup:
         """Begins a backup in the service's home; where one runs, it is that one."""
-        return await self._send(post(oversight.Backup, "backups"), options)
+        return await self._post(options, oversight.Backup, None, "backups")
 
     async def list_backups(self, options: Options = _USUAL) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
-        return await self._send(get(oversight.Backups, "backups"), options)
+        return await self._get(options, oversight.Backups, "backups")
 
     async def admit_rows(
         self, sealed: bytes, planned: str | None = None, options: Options = _USUAL
     ) -> oversight.AdmittedChunk:
         """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
         body = oversight.ImportChunk(sealed=sealed, planned=planned)
-        return await self._send(post(oversight.AdmittedChunk, "imports", body=body), options)
+        return await self._post(options, oversight.AdmittedChunk, body, "imports")
 
     async def read_events(
         self,
@@ -588,7 +577,7 @@ class AsyncClient:
     ) -> webhooks.Events:
         """Reads the events beyond a place in the feed, in order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
-        return await self._send(get(webhooks.Events, "events", **query), options)
+        return await self._get(options, webhooks.Events, "events", **query)
 
     async def create_webhook(
         self,
@@ -605,11 +594,11 @@ class AsyncClient:
 
     async def list_webhooks(self, options: Options = _USUAL) -> webhooks.Webhooks:
         """The webhooks of the key's carrier, or all."""
-        return await self._send(get(webhooks.Webhooks, "webhooks"), options)
+        return await self._get(options, webhooks.Webhooks, "webhooks")
 
     async def read_webhook(self, webhook_id: str, options: Options = _USUAL) -> webhooks.Webhook:
         """A webhook, with what waits for it."""
-        return await self._send(get(webhooks.Webhook, "webhooks", webhook_id), options)
+        return await self._get(options, webhooks.Webhook, "webhooks", webhook_id)
 
     async def change_webhook(
         self,
@@ -641,8 +630,8 @@ class AsyncClient:
         self, webhook_id: str, after: str, options: Options = _USUAL
     ) -> webhooks.Webhook:
         """Has every event after a place of the feed sent again."""
-        call = post(webhooks.Webhook, "webhooks", webhook_id, "replay", body=webhooks.Replay(after))
-        return await self._send(call, options)
+        body = webhooks.Replay(after)
+        return await self._post(options, webhooks.Webhook, body, "webhooks", webhook_id, "replay")
 
     async def test_webhook(
         self, webhook_id: str, event_type: str, options: Options = _USUAL
@@ -656,9 +645,8 @@ class AsyncClient:
         self, webhook_id: str, after: str = "0", *, limit: int = 100, options: Options = _USUAL
     ) -> webhooks.DeadLetters:
         """The events that are tried no more."""
-        place: Query = {"after": after, "limit": limit}
-        call = get(webhooks.DeadLetters, "webhooks", webhook_id, "dead-letters", **place)
-        return await self._send(call, options)
+        path = ("webhooks", webhook_id, "dead-letters")
+        return await self._get(options, webhooks.DeadLetters, *path, after=after, limit=limit)
 
     async def retry_dead_letters(
         self, webhook_id: str, events: Sequence[str] = (), options: Options = _USUAL
@@ -670,8 +658,13 @@ class AsyncClient:
 
     async def verify_audit(self, after: int = 0, options: Options = _USUAL) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""
-        call = get(oversight.ChainPart, "audit", "verification", after=after)
-        return await self._send(call, options)
+        return await self._get(options, oversight.ChainPart, "audit", "verification", after=after)
+
+    async def _get(self, options: Options, answer: type[T], *steps: str, **query: Asked) -> T:
+        return await self._send(get(answer, *steps, **query), options)
+
+    async def _post(self, options: Options, answer: type[T], body: Body, *steps: str) -> T:
+        return await self._send(post(answer, *steps, body=body), options)
 
     async def _send(self, call: Call[T], options: Options) -> T:
         exchange = Exchange(call, options, self._api_key, self._timeout_s, self._retries)

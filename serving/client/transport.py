@@ -30,7 +30,9 @@ from serving.wire.fields import (
 T = TypeVar("T")
 
 ACCEPTED = 202
-Query = dict[str, str | int | Sequence[str] | None]
+Asked = str | float | Sequence[str] | None
+Body = RequestBody | None
+Query = dict[str, Asked]
 
 
 @frozen
@@ -55,21 +57,19 @@ class Call(Generic[T]):
         return self.answer if status in self.answered else None
 
 
-def get(answer: type[T], *steps: str, **query: str | float | Sequence[str] | None) -> Call[T]:
+def get(answer: type[T], *steps: str, **query: Asked) -> Call[T]:
     """The steps of a path below `/v1`; of the query, what is None or False is left out."""
     given = {name: "true" if value is True else value for name, value in query.items()}
     asked = {name: value for name, value in given.items() if not (value is None or value is False)}
     return Call("GET", _path(steps) + (f"?{urlencode(asked, doseq=True)}" if asked else ""), answer)
 
 
-def post(
-    answer: type[T], *steps: str, body: RequestBody | None = None, key: str | None = None
-) -> Call[T]:
+def post(answer: type[T], *steps: str, body: Body = None, key: str | None = None) -> Call[T]:
     content = None if body is None else encode_msgpack(body)
     return Call("POST", _path(steps), answer, content, key)
 
 
-def post_once(answer: type[T], *steps: str, body: RequestBody | None = None) -> Call[T]:
+def post_once(answer: type[T], *steps: str, body: Body = None) -> Call[T]:
     """A call that must not be sent again: each time it comes to something else."""
     return replace(post(answer, *steps, body=body), is_repeatable=False)
 

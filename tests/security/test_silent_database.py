@@ -193,7 +193,7 @@ def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant) -> N
 
 
 def test_a_writer_that_falls_silent_within_a_pipeline_holds_no_lock_for_long(direct) -> None:
-    with pytest.raises(StorageFailed), changing(direct.engine) as connection:
+    with pytest.raises(StorageFailed), changing(direct.engine) as connection:  # noqa: PT012
         connection.execute(transactions._HOLD)
         driver: Any = connection.connection.driver_connection
         driver.pgconn.enter_pipeline_mode()
