@@ -25,7 +25,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from bench.core.machine import Machine, filesystem_of, look, stamp, stamp_again
-from bench.core.render import count_promises, print_report, render
+from bench.core.render import count_promises, render
 from bench.core.reports import (
     LEFT_OUT,
     REPORTS,
@@ -42,7 +42,15 @@ from bench.core.reports import (
 from engine.errors import RequestError, advise_extra
 from engine.formatting import duration
 from schema import frozen
-from serving.cli.output import JsonFlag, RootGroup, escape, exit_negative, print_json, print_line
+from serving.cli.output import (
+    JsonFlag,
+    RootGroup,
+    escape,
+    exit_negative,
+    print_json,
+    print_line,
+    print_page,
+)
 from serving.cluster.processes import end_with_starter
 from serving.settings.settings import benchmark_environment
 
@@ -141,7 +149,7 @@ def _build_command(suite: Suite) -> Callable[..., None]:
         if as_json:
             print_json(measured.to_dict())
         else:
-            print_report(measured)
+            print_page(render("suite.md.j2", report=measured))
         if not measured.holds:
             raise exit_negative()
 

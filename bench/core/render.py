@@ -1,11 +1,9 @@
-"""A report for people: rows of its tables, in a terminal and as Markdown, and who measured it."""
+"""A report for people: its tables in Markdown, and who measured it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.markup import escape
 
 from bench.core.machine import Machine
 from bench.core.reports import (
@@ -20,11 +18,9 @@ from bench.core.reports import (
     load_goals,
 )
 from engine.formatting import fixed, number, percent, size, write_table
-from serving.cli.output import print_line, print_table
 
 TEMPLATES = Path(__file__).parents[1] / "docs" / "templates"
 MARKS = {True: "✓", False: "**✗**", None: "–"}  # noqa: RUF001 - a dash for what was not measured
-COLOURED_MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]skipped[/]"}
 
 _UNITS = {"share": "%", "1/s": "/s", "of 1": "", "absolute": "", "of the best": "% of the best"}
 """Units as they are written, where not as they are; shares read better as percent."""
@@ -53,42 +49,8 @@ def render(template: str, **given: Any) -> str:
     return environment.get_template(template).render(**given)
 
 
-def print_report(report: Report) -> None:
-    """Write the report to standard output."""
-    print_line(f"{describe_machine(report.machine)}, load {report.machine.load_at_start}")
-    print_line(describe_software(report.machine))
-    for warning in report.machine.warnings:
-        print_line(f"[yellow]warning:[/] {warning}")
-    for result in report.results:
-        print_line("")
-        columns, rows = list_rows(result)
-        named = ["figure", "value", *columns[2:]]
-        print_table(result.name, named, [[escape(cell) for cell in row] for row in rows])
-        print_line(f"[dim]{escape(describe_setup(result.setup))}[/]")
-    known = {goal.name: goal for goal in load_goals() if goal.suite == report.suite}
-    rows = [
-        [
-            COLOURED_MARKS[check.holds],
-            check.name,
-            number(check.value),
-            write_goal(replace(known[check.name], goal=check.goal)),
-            known[check.name].unit,
-            escape(check.skipped or known[check.name].description),
-        ]
-        for check in report.checks
-    ]
-    print_line("")
-    print_table("Promises", ("", "figure", "value", "goal", "unit", "what it is"), rows)
-
-
 def tabulate_result(result: Result) -> str:
-    """A table in Markdown."""
-    columns, rows = list_rows(result)
-    return write_table(columns, rows)
-
-
-def list_rows(result: Result) -> tuple[list[str], list[list[str]]]:
-    """The columns that its figures have something for, and a row a figure."""
+    """A table in Markdown, of the columns that its figures have something for."""
     texts = {
         "": [figure.name for figure in result.figures],
         " ": [_write_figure(figure) for figure in result.figures],
@@ -98,7 +60,7 @@ def list_rows(result: Result) -> tuple[list[str], list[list[str]]]:
         ],
     }
     kept = {name: cells for name, cells in texts.items() if not name.strip() or any(cells)}
-    return [name.strip() for name in kept], [list(row) for row in zip(*kept.values(), strict=True)]
+    return write_table([name.strip() for name in kept], zip(*kept.values(), strict=True))
 
 
 def tabulate_promises(reports: Mapping[str, Report]) -> str:

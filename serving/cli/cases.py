@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from engine.errors import NotFound, RegistryError, SosieError, SweepOver
 from engine.formatting import percent, plural
 from engine.registry.database import utc_now
 from engine.registry.queues import CaseFilter
+from schema import frozen
 from schema.cases import CaseSort, CaseState, Outcome
 from serving.api import people, serializers
 from serving.cli.inputs import argument, option, read_moment, require_place, writing
@@ -30,7 +30,7 @@ ME = "me"
 CASE_ID = argument("The case's id.", "ID")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndingOptions:
     """What a case ends with."""
 
@@ -289,7 +289,7 @@ MOST_CASES = 10_000
 State = Literal["alive", "all", "fraud_in_use", "open", "assigned", "proposed", "closed", "merged"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueOptions:
     """The cases that are listed."""
 

@@ -322,7 +322,7 @@ class Embedder:
         except SosieError as error:
             self._log.error("embedder_unusable", code=error.code, detail=str(error))
             raise
-        self._queue = open_crop_queue(self._model.embed, sizes=model.session.batch_sizes)
+        self._queue = open_crop_queue(self._model.embed, model.session.batch_sizes)
 
     async def embed(self, crops: Crops) -> Vectors:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
@@ -353,7 +353,7 @@ class Embedder:
 
 
 def open_crop_queue(
-    embed: Callable[[Crops], Vectors], batch_crops: int = BATCH_CROPS, sizes: tuple[int, ...] = ()
+    embed: Callable[[Crops], Vectors], sizes: tuple[int, ...] = ()
 ) -> Batcher[Crops, Vectors]:
     """Queue that batches crops before a model, by its `sizes` if any; the event loop stays free, so
     that a replica can say that it is alive. Ray bounds how many calls wait."""
@@ -365,7 +365,7 @@ def open_crop_queue(
     refusals = Refusals(full=ended, late=ended, closed=ended, ended=ended)
     return Batcher(
         embed_all,
-        [Lane(batch_crops, sizes=sizes)],
+        [Lane(BATCH_CROPS, sizes=sizes)],
         refusals,
         name="embedder",
         # One batch is prepared while a device has the other.

@@ -52,7 +52,9 @@ async def test_a_lost_embedder_is_interrupted_an_error_of_its_device_is_told_and
     assert told is Interrupted or str(caught.value) == str(DEAD)
 
 
-def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_own() -> None:
+def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sizes: list[int] = []
     entered, gate = threading.Event(), threading.Event()
 
@@ -62,7 +64,8 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
         assert gate.wait(120)
         return crops.reshape(len(crops), -1).mean(axis=1, keepdims=True).astype(np.float32)
 
-    queue = open_crop_queue(embed, batch_crops=4)
+    monkeypatch.setattr("serving.cluster.deployments.BATCH_CROPS", 4)
+    queue = open_crop_queue(embed)
 
     def call(*levels: int) -> Any:
         crops = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
