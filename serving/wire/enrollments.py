@@ -81,6 +81,8 @@ class Guardian(RequestBody, kw_only=True):
     live: LivePhotograph
     portrait: Annotated[Photograph, about("the guardian's document's")] | None = None
     portrait_kind: SentKind | None = None
+    live_point: FacePoint | None = None
+    portrait_point: FacePoint | None = None
 
 
 class EnrollmentConsent(GivenConsent, RequestBody, kw_only=True):

@@ -107,19 +107,14 @@ async def _take_photographs(
 
 def _list_photographs(body: wire.EnrollmentRequest) -> dict[str, Photographed]:
     """What came, by its field."""
-    guardian = body.guardian
-    given = {
-        "live": (body.live, tell_kind(None, body.live_point)),
-        "portrait": (body.portrait, tell_kind(body.portrait_kind, body.portrait_point)),
-    }
-    if guardian is not None:
-        given["guardian.live"] = (guardian.live, None)
-        given["guardian.portrait"] = (guardian.portrait, guardian.portrait_kind)
-    return {
-        name: (list_frames(image), kind)
-        for name, (image, kind) in given.items()
-        if image is not None
-    }
+    came: dict[str, Photographed] = {}
+    for person, one in (("", body), ("guardian.", body.guardian)):
+        if one is not None and one.live is not None:
+            came[f"{person}live"] = list_frames(one.live), tell_kind(None, one.live_point)
+        if one is not None and one.portrait is not None:
+            told = tell_kind(one.portrait_kind, one.portrait_point)
+            came[f"{person}portrait"] = list_frames(one.portrait), told
+    return came
 
 
 def _read_request(
@@ -130,7 +125,7 @@ def _read_request(
     document, faces = body.document, _list_photographs(body)
     # One result names the frames of all who were before the camera.
     judged = [frame for name in _LIVE if name in faces for frame in faces[name][0]]
-    is_pointed = body.live_point is not None
+    is_pointed = any(one is not None and one.live_point for one in (body, body.guardian))
     made_for = (is_pointed, LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
     asked = EnrollmentRequest(
         idempotency_key=key,

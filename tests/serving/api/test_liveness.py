@@ -99,6 +99,13 @@ def test_evidence_is_about_a_picture_and_for_no_face_that_a_point_chooses_there(
     token = sign(required, live)
     told = required.read(required.enroll(activation(liveness=token, live_point=[0.5, 0.5]), "key"))
     assert [one["reason"] for one in told["reasons"]] == ["LIVENESS_MISBOUND"]
+    # Of a guardian in the same picture, too.
+    for point, is_bound in ((None, True), ([0.5, 0.5], False)):
+        guardian = {"document": activation()["document"], "live": live, "live_point": point}
+        body = activation(liveness=sign(required, live), guardian=guardian)
+        told = required.read(required.enroll(body, f"guardian-{is_bound}"))
+        found = [one["reason"] for one in told["reasons"]]
+        assert (found == ["LIVENESS_MISBOUND"]) is not is_bound
     own = faces["later"]
     probe = {"image": own, "point": [0.57, 0.22]}
     body = {"probe": probe, "line": MSISDN, "liveness": sign(required, own)}

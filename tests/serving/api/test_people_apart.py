@@ -6,6 +6,7 @@ import pytest
 
 from schema.options import CarrierPeople, PeopleRules
 from serving.api.body import JSON, MSGPACK
+from tests.serving.api.test_enrollments import show_two
 from tests.serving.conftest import MSISDN, NAME
 
 
@@ -52,6 +53,30 @@ def test_a_minor_comes_with_a_guardian(service, activation, faces, kind: str) ->
     second = activation(document=child, guardian=other, msisdn="+8613800138009")
     refused = service.read(service.enroll(second, "second", kind=kind))
     assert [one["reason"] for one in refused["reasons"]] == ["GUARDIAN_DUPLICATE"]
+
+
+@pytest.mark.parametrize("kind", [JSON, "form"])
+def test_a_guardian_beside_the_minor_is_chosen_by_a_point(
+    service, activation, faces, kind: str
+) -> None:
+    both = show_two(service, faces["later"], faces["stranger"])
+    left, right = [0.25, 0.5], [0.75, 0.5]
+    holder = {"type": "cn-ric", "number": "110105199003071239", "name": NAME}
+    known = {"document": holder, "live": both}
+    unknown = {"document": card(2), "live": faces["live"], "portrait": both}
+    serial = iter(range(1, 9))
+
+    def tell(guardian: dict[str, Any], **point: Any) -> list[str]:
+        body = activation(document=card(1, "2015-01-01"), guardian=guardian | point)
+        answer = service.read(service.enroll(body, str(next(serial)), kind=kind))
+        return [one["reason"] for one in answer["reasons"]]
+
+    assert tell(known) == ["GUARDIAN_UNUSABLE"]
+    assert tell(known, live_point=right) == ["GUARDIAN_MISMATCH"]
+    assert tell(unknown) == ["GUARDIAN_UNUSABLE"]
+    # Portrait and face match, so that it is looked for.
+    assert tell(unknown, portrait_point=left) == ["GUARDIAN_DUPLICATE"]
+    assert tell(known, live_point=left) == []
 
 
 def test_an_exception_waits_for_two_people_and_is_counted(service, activation) -> None:
