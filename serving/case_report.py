@@ -1,4 +1,5 @@
-"""The report of a case for police or a regulator: one HTML page with all that was seen and decided.
+"""The report of a case for police or a regulator: one HTML page with all that was seen and decided;
+and the page of what is kept of a person.
 
 Names and numbers are masked unless the terms reveal them; what the page leaves out, it counts.
 """
@@ -34,7 +35,7 @@ from schema import frozen
 from schema.cases import CaseNote, NoteKind
 from schema.decisions import Comparison, Interval
 from schema.lines import LineStatus
-from schema.reasons import Decision
+from schema.reasons import ADVICE, Decision
 from serving.api.people import find_faces
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph
@@ -452,4 +453,22 @@ def _templates() -> PageTemplates:
     }
     return PageTemplates(
         "serving", filters, {"CLOSED": LineStatus.CLOSED, "MOST_SCORES": MOST_SCORES}
+    )
+
+
+def write_subject(found: Mapping[str, Any], language: str) -> str:
+    """The page of what `engine.registry.subjects` gathered of a person, in their language."""
+
+    def read(package: str, file: str) -> Any:
+        return json.loads(files(package).joinpath(file).read_text("utf-8"))
+
+    own = read("serving", "templates/subject.json")[language]
+    return _templates().render(
+        "subject.html",
+        {"style": "case_report.css"},
+        found=found,
+        words=read("serving.console", f"static/i18n/{language}.json") | own,
+        language=language,
+        advice=ADVICE,
+        made_at=utc_now(),
     )

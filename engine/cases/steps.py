@@ -196,6 +196,23 @@ REVEALED = Bound(100, timedelta(days=1))
 """People whose names one person is shown in full, over all their keys and sessions."""
 
 
+def count_revealed(
+    registry: Reader, now: datetime, actor: Actor, people: int, least: int = 1
+) -> Tally:
+    """Counts people whom a person is about to be shown in full; `TooManyFailures` without room for
+    `least` of them."""
+    name = f"revealed:{fold_person(actor.person)}"[:200]
+    known = registry.tallies([name]).get(name)
+    level = 0.0 if known is None else known.level_at(now, REVEALED.each)
+    if wait := REVEALED.wait(level + least - 1):
+        raise TooManyFailures(
+            f"one person is shown {REVEALED.most} people in full a day: wait as long as "
+            "Retry-After says",
+            wait.total_seconds(),
+        )
+    return Tally(name, people, REVEALED.each, REVEALED.most)
+
+
 @on_writer
 def reveal(
     call: WriterCall, case_id: str, documents: Sequence[str], reason: str | None, actor: Actor
@@ -206,22 +223,23 @@ def reveal(
     `TooManyFailures` for more people than one may be shown; `RequestError` for no reason.
     """
     case = call.registry.cases.get(case_id)
-    name, amount = f"revealed:{fold_person(actor.person)}"[:200], len(documents)
-    known = call.registry.tallies([name]).get(name)
-    level = 0.0 if known is None else known.level_at(call.now, REVEALED.each)
     # A report may show more than are left, though none that is asked for after it.
-    if wait := REVEALED.wait(level + (amount - 1 if reason is not None else 0)):
-        raise TooManyFailures(
-            f"one person is shown {REVEALED.most} people in full a day: wait as long as "
-            "Retry-After says",
-            wait.total_seconds(),
-        )
+    least = 1 if reason is None else len(documents)
+    count = count_revealed(call.registry, call.now, actor, len(documents), least)
     told: list[Write] = []
     if reason is not None:
         _require_text(reason)
         told = [AddedNote(case.id, CaseNote(call.now, actor.person, NoteKind.REVEALED, reason))]
     entry = AuditEntry(actor.name, "case.revealed", case.id, {"documents": list(documents)})
-    call.commit(entry, *told, Tally(name, amount, REVEALED.each, REVEALED.most))
+    call.commit(entry, *told, count)
+
+
+@on_writer
+def reveal_subject(call: WriterCall, document_id: str, reason: str, actor: Actor) -> None:
+    """The same of all that is kept about the holder of a document."""
+    _require_text(reason)
+    entry = AuditEntry(actor.name, "subject.read", document_id, {"reason": reason})
+    call.commit(entry, count_revealed(call.registry, call.now, actor, 1))
 
 
 @on_writer

@@ -131,6 +131,7 @@ class Action(StrEnum):
     """To say that a holder is dead, to confirm it, and to take it back."""
     REVEAL = "reveal_names_and_numbers", _FRAUD
     """Of one case: with a reason, or in its report where it is asked for."""
+    EXPORT_SUBJECT = "export_what_is_kept_of_a_person", _OPERATOR
     READ_THRESHOLDS = "read_thresholds", *_PEOPLE
     READ_EVENTS = "read_events", _CARRIER, _FRAUD, _OPERATOR
     MANAGE_WEBHOOKS = "manage_webhooks", _CARRIER, _OPERATOR

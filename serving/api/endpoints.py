@@ -144,6 +144,12 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/faces/query": Endpoint(
             people.read_faces, "Read the faces of documents", Action.READ_CROPS
         ),
+        "POST /v1/subjects/export": Endpoint(
+            people.export_subject,
+            "Export what is kept of a person",
+            Action.EXPORT_SUBJECT,
+            errors=(404, 507),
+        ),
         "GET /v1/documents/{document_id}": Endpoint(
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
         ),

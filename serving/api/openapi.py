@@ -384,6 +384,9 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     people.DeathRequest: [{"step": "report", "source": "registry"}, {"step": "confirm"}],
     people.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
+    people.SubjectRequest: [
+        {"document": _KNOWN_DOCUMENT, "reason": "Asked for in person.", "language": "ko"}
+    ],
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
     lines.EventReport: [{"kind": "device_change", "at": "2026-01-31T12:00:00Z"}],
     lines.ExemptionRequest: [{"cause": "business"}],

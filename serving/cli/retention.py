@@ -2,11 +2,9 @@
 export`, and lists that a regulator asks for, `statutory people`, `statutory outlets` and `statutory
 enrollments`."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +27,6 @@ from engine.retention.job import (
 from engine.retention.job import confirm_clock as confirm
 from indexes.atomic_files import replacing
 from schema.phases import Retained
-from schema.reasons import ADVICE
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import (
@@ -285,26 +282,10 @@ def export_subject(
     thresholds = structs.asdict(call.deployment.thresholds)
     found = gather_subject(call.store, record.id, thresholds)
     if page is not None:
+        from serving.case_report import write_subject
+
         with inputs.writing(page, "a page"), replacing(page) as beside:
             # A lone surrogate in a name must not cost the page.
-            beside.write_text(_render_subject(found, language), "utf-8", errors="replace")
+            beside.write_text(write_subject(found, language), "utf-8", errors="replace")
     shown = partial(print_json, found) if page is None else f"  {escape(str(page))}"
     return Answer(found, shown, is_no=bool(found["damaged"]))
-
-
-def _render_subject(found: Mapping[str, Any], language: str) -> str:
-    from engine.sweeps.report.page import PageTemplates
-
-    def read(package: str, file: str) -> Any:
-        return json.loads(files(package).joinpath(file).read_text("utf-8"))
-
-    own = read("serving", "templates/subject.json")[language]
-    return PageTemplates("serving", {}, {}).render(
-        "subject.html",
-        {"style": "case_report.css"},
-        found=found,
-        words=read("serving.console", f"static/i18n/{language}.json") | own,
-        language=language,
-        advice=ADVICE,
-        made_at=utc_now(),
-    )

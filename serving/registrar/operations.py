@@ -288,6 +288,7 @@ class Operations:
     assign_case = partialmethod(_make, steps.assign)
     note_case = partialmethod(_make, steps.note)
     reveal_case = partialmethod(_make, steps.reveal)
+    reveal_subject = partialmethod(_make, steps.reveal_subject)
     withdraw_proposal = partialmethod(_make, steps.withdraw)
     suspend_outlet = partialmethod(_make, outlets.suspend)
     bar_outlet = partialmethod(_make, outlets.bar)

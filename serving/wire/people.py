@@ -2,7 +2,7 @@
 faces that are kept of them."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -219,3 +219,26 @@ class Faces(AnswerBody):
 
     subjects: tuple[FaceSubject, ...]
     likenesses: tuple[Likeness, ...]
+
+
+class SubjectRequest(RequestBody):
+    """Whose data, and why they are read."""
+
+    document: KnownDocument
+    reason: Annotated[
+        str,
+        about("in words, without names: the audit chain keeps it", min_length=1, max_length=200),
+    ]
+    language: Annotated[
+        Literal["en", "zh", "ko"] | None, about("of a page for the person; none where not given")
+    ] = None
+
+
+class Subject(PrivateAnswer):
+    """All that is kept of a document's holder, as they may have it; other people are `masked`."""
+
+    document_ids: Annotated[tuple[Id, ...], about("with those that replaced one another")]
+    damaged: Annotated[Mapping[str, int], about("rows that are left out, by table")]
+    records: Annotated[Mapping[str, tuple[dict[str, Any], ...]], about("by table")]
+    audit: Annotated[tuple[dict[str, Any], ...], about("who has looked, and what was done")]
+    html: Annotated[bytes | None, about("the page: base64 in JSON, binary in MessagePack")]

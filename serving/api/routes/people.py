@@ -3,6 +3,7 @@ and the faces that are kept of them; audited."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 from msgspec import structs
@@ -15,17 +16,19 @@ from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.database import utc_now
 from engine.registry.store import Reader
+from engine.registry.subjects import gather_subject
 from schema import documents
 from serving.access.authorization import scope_of
 from serving.api import people
 from serving.api.people import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
-from serving.errors import Malformed
+from serving.case_report import write_subject
+from serving.errors import Busy, Malformed
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure, ErasureCertificate
-from serving.wire.fields import KnownDocument, of_record
+from serving.wire.fields import KnownDocument, of_record, plain
 from serving.wire.matching import ExpectedFalseCandidates, Face
 
 _OF_A_SEARCH = ("searched", "gallery_sequence", "threshold", "expected_false_candidates")
@@ -185,3 +188,38 @@ async def read_faces(parts: Parts, request: Request, body: wire.FacesRequest) ->
     count = sum(len(one.photographs) for one in shown.subjects)
     await note(parts, request, "faces.read", "documents", documents=documents, faces=count)
     return shown
+
+
+_EXPORTING = Lock()
+"""An export reads the audit chain as a whole: one at a time in each ingress."""
+_OTHER = "another person's data are being gathered: ask again later"
+
+
+async def export_subject(parts: Parts, request: Request, body: wire.SubjectRequest) -> wire.Subject:
+    """Shows all that is kept of a document's holder, and who has looked at it, as the holder may
+    have it: scores by the thresholds that they reach, templates and pictures by that they are kept.
+    Counts to the people whom one person is shown in full a day; audited, whoever is found. One at a
+    time (429 meanwhile).
+    """
+    if body.document.number in body.reason:
+        raise Malformed("reason: the audit chain keeps it, so it names no document")
+    found = await asyncio.to_thread(_find_document, parts.store, body.document)
+    if _EXPORTING.locked():
+        # Before it is counted: whoever is told to ask again asks for nobody else.
+        raise Busy(_OTHER)
+    subject = found[0] if found else holders.UNHELD
+    await parts.registrar.reveal_subject(subject, body.reason, request.context())
+    if not found:
+        raise NotFound(holders.NOBODY)
+    return await asyncio.to_thread(_gather_subject, parts, subject, body.language)
+
+
+def _gather_subject(parts: Parts, document_id: str, language: str | None) -> wire.Subject:
+    if not _EXPORTING.acquire(blocking=False):
+        raise Busy(_OTHER)
+    try:
+        found = gather_subject(parts.store, document_id, structs.asdict(parts.thresholds))
+    finally:
+        _EXPORTING.release()
+    html = None if language is None else write_subject(found, language).encode("utf-8", "replace")
+    return wire.Subject(**plain(found), html=html)

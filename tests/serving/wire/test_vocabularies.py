@@ -56,6 +56,7 @@ OTHERS = (
     "probe reference",
     "in_force expired revoked outlet_closed",
     "reported confirmed lifted",
+    "en zh ko",
 )
 # Words that answers and questions have beside the engine's.
 MORE = {"WITHHELD", "alive", "fraud_in_use"}
