@@ -20,7 +20,7 @@ from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError, TooManyFailures
-from engine.formatting import is_visible, plural, require_visible
+from engine.formatting import duration, is_visible, plural, require_visible
 from engine.matching.checks.limits import Bound, lift_end
 from engine.matching.registrar import Runner
 from engine.registry.audit import AuditEntry
@@ -206,8 +206,8 @@ def count_revealed(
     level = 0.0 if known is None else known.level_at(now, REVEALED.each)
     if wait := REVEALED.wait(level + least - 1):
         raise TooManyFailures(
-            f"one person is shown {REVEALED.most} people in full a day: wait as long as "
-            "Retry-After says",
+            f"one person is shown {REVEALED.most} people in full a day: ask again in "
+            f"{duration(wait.total_seconds())}",
             wait.total_seconds(),
         )
     return Tally(name, people, REVEALED.each, REVEALED.most)

@@ -55,12 +55,12 @@ from engine.registry.database import (
 )
 from engine.registry.deployment import AUTHENTICATED, DEPLOYMENT, DeploymentReader, list_data_keys
 from engine.registry.documents import DocumentReader
-from engine.registry.enrollments import EnrollmentReader, TallyReader
+from engine.registry.enrollments import EnrollmentReader, Tally, TallyReader
 from engine.registry.lines import LineReader
 from engine.registry.people import PeopleReader
 from engine.registry.queues import QueueReader
 from engine.registry.references import REFERENCES, ReferenceReader, SecondTemplate, fill_references
-from engine.registry.rows import Write, changing_rows, with_macs
+from engine.registry.rows import Transaction, Write, changing_rows, with_macs
 from engine.registry.sweeps import FactReader, PairReader, SweepReader
 from engine.registry.transactions import recorded, take_lease
 from engine.registry.vault import Vault
@@ -308,10 +308,10 @@ class Store(Reader, Closing):
             if result.rowcount != 1:
                 raise NotFound(f"no outlet has the code {code}: check it")
 
-    def note(self, entry: AuditEntry) -> None:
-        """Adds an entry to the audit chain, beside a writer too."""
-        with self._recorded(entry):
-            pass
+    def note(self, entry: AuditEntry, *counted: Tally) -> None:
+        """Adds an entry to the audit chain, and to counts, beside a writer too."""
+        with self._recorded(entry) as connection:
+            Tally.store(Transaction(connection, self.vault, self.model_digest, utc_now()), counted)
 
     def fill_references(self, filled: Sequence[tuple[int, SecondTemplate]], *, actor: str) -> int:
         """Stores templates of a second model, beside a writer too, in one audited transaction; how

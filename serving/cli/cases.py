@@ -218,7 +218,7 @@ def report_case(
     require_place(file)
     terms = ReportTerms(has_faces=faces, is_revealed=reveal, carrier=carrier)
     found = gather_case(call.store, call.deployment.calibration, case_id, terms)
-    call.note("case.reported", case_id, found.describe())
+    call.note("case.reported", case_id, found.describe(), len(found.documents) if reveal else 0)
     report = write_case(found, call.store)
     with writing(file, "a report"), replacing(file) as beside:
         beside.write_bytes(report.html)

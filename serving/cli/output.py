@@ -137,11 +137,17 @@ class Call:
         """The account, and its name as histories name people."""
         return Actor(self.actor, self.actor.removeprefix("cli:"))
 
-    def note(self, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
-        """Adds an entry to the audit chain."""
+    def note(
+        self, action: str, subject: str, detail: Mapping[str, Any] | None = None, revealed: int = 0
+    ) -> None:
+        """Adds an entry to the audit chain; so many people are about to be shown in full."""
+        from engine.cases.steps import count_revealed
         from engine.registry.audit import AuditEntry
+        from engine.registry.database import utc_now
 
-        self.store.note(AuditEntry(self.actor, action, subject, detail or {}))
+        whose = self.store, utc_now(), self.person
+        counted = [count_revealed(*whose, revealed)] if revealed else []
+        self.store.note(AuditEntry(self.actor, action, subject, detail or {}), *counted)
 
     def print(self, answer: Answer) -> None:
         """Writes an answer before the command ends: it can fail yet, or has others."""

@@ -278,7 +278,7 @@ def export_subject(
     inputs.require_words(reason, "a reason", 500)
     inputs.require_place(page)
     record = find_target(call.store, chosen.read(), utc_now().date())
-    call.note("subject.read", record.id, {"reason": reason})
+    call.note("subject.read", record.id, {"reason": reason}, revealed=1)
     thresholds = structs.asdict(call.deployment.thresholds)
     found = gather_subject(call.store, record.id, thresholds)
     if page is not None:

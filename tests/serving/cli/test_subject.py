@@ -2,10 +2,13 @@
 
 import json
 import sqlite3
+from datetime import timedelta
 from importlib.resources import files
 
 import pytest
 
+from engine.cases import steps
+from engine.matching.checks.limits import Bound
 from engine.registry import audit
 from engine.registry.store import every_table
 from engine.registry.subjects import find_rows
@@ -173,3 +176,21 @@ def test_without_a_reason_nothing_is_shown(
 
 def test_a_document_that_nobody_holds_is_said_to_be_none(home, sosie, assert_refused) -> None:
     assert_refused(sosie("subject", "export", *DOCUMENT, *REASON, "--home", home), "nobody")
+
+
+def test_commands_count_whom_they_show_in_full_and_stop_where_a_person_has_seen_enough(
+    caught_home, tmp_path, sosie, assert_refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [case] = sosie("cases", "--home", caught_home, "--json").json["cases"]
+    report = ("case", "report", case["case_id"], tmp_path / "case.html", "--home", caught_home)
+    export = ("subject", "export", *DOCUMENT, *REASON, "--home", caught_home)
+    monkeypatch.setattr(steps, "REVEALED", Bound(3, timedelta(days=1)))
+    for command in ((*report, "--reveal"), export):
+        assert sosie(*command).code == 0
+    with open_deployment(caught_home) as deployment:
+        head = deployment.store.audit_head()
+    for command in ((*report, "--reveal"), export):
+        assert_refused(sosie(*command), "3 people in full a day")
+    with open_deployment(caught_home) as deployment:
+        assert deployment.store.audit_head() == head
+    assert sosie(*report).code == 0
