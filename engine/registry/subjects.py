@@ -20,7 +20,7 @@ from engine.registry.cases import CASE_DOCUMENTS, CASE_NOTES, CASES, CROPS
 from engine.registry.columns import metadata
 from engine.registry.database import AnyRow, Condition
 from engine.registry.documents import DOCUMENTS, DocumentRecord
-from engine.registry.enrollments import ENROLLMENTS, TALLIES, tally_of
+from engine.registry.enrollments import ENROLLMENTS, TALLIES, TALLIES_STAY, tally_of
 from engine.registry.events import EVENTS
 from engine.registry.lines import LINES
 from engine.registry.references import name_sealed
@@ -88,6 +88,13 @@ def gather_subject(store: Reader, document_id: str, thresholds: Thresholds) -> J
         records[table.name] = shown
         if len(shown) < len(rows):
             damaged[table.name] = len(rows) - len(shown)
+    for one in records[TALLIES.name]:
+        # Named by a document's id or digest, which tells its holder nothing.
+        one["counted"], _, *carrier = one.pop("name").split(":")
+        one |= {
+            "carrier": carrier[0] if carrier else None,
+            "deleted_after": one["at"] + TALLIES_STAY,
+        }
     taken_at = {one["id"]: one["created_at"] for one in records["enrollments"]}
     for one in (*records["references"], *records["attempt_templates"]):
         attempt = one.get("enrollment_id", one["id"])

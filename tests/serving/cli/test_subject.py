@@ -6,10 +6,14 @@ from datetime import timedelta
 from importlib.resources import files
 
 import pytest
+from sqlalchemy import select
 
 from engine.cases import steps
 from engine.matching.checks.limits import Bound
 from engine.registry import audit
+from engine.registry.audit import AuditEntry
+from engine.registry.documents import DOCUMENTS
+from engine.registry.enrollments import Tally
 from engine.registry.store import every_table
 from engine.registry.subjects import find_rows
 from serving.cli.inputs import open_deployment
@@ -194,3 +198,21 @@ def test_commands_count_whom_they_show_in_full_and_stop_where_a_person_has_seen_
     with open_deployment(caught_home) as deployment:
         assert deployment.store.audit_head() == head
     assert sosie(*report).code == 0
+
+
+def test_a_count_says_what_is_counted_by_whom_and_until_when(full_home, tmp_path, sosie) -> None:
+    with open_deployment(full_home) as deployment:
+        [row] = deployment.store.rows(select(DOCUMENTS))
+        names = f"holder:{row.id}:blue", f"shown:{row.id}", f"tries:{row.lookup.hex()}:blue"
+        counts = [Tally(name, 2.0, timedelta(days=1), 5) for name in names]
+        deployment.store.note(AuditEntry("test", "counted", "test"), *counts)
+    page = tmp_path / "subject.html"
+    export = ("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--page", page)
+    shown = sosie(*export, "--json").json
+    counted = {one["counted"]: one["carrier"] for one in shown["records"]["tallies"]}
+    assert counted == {"holder": "blue", "shown": None, "tries": "blue"}
+    assert {one["level"] for one in shown["records"]["tallies"]} == {2.0}
+    assert all(one["deleted_after"] > one["at"] for one in shown["records"]["tallies"])
+    text = page.read_text("utf-8")
+    assert row.lookup.hex() not in json.dumps(shown) + text
+    assert "Failed tries to show your face to this carrier" in text
