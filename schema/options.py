@@ -129,6 +129,7 @@ class CarrierPeople:
     face_tries: int | None = option(None, ge=0, le=10)
     keep_faces: KeepFaces | None = None
     search_law: str | None = None
+    contact: str | None = None
     replacement_delay_h: int | None = option(None, ge=0, le=8_784)
 
 
@@ -193,6 +194,9 @@ class PeopleRules:
         "",
         "the law by which a face that is not kept is searched for among those that others keep; "
         "empty: it is not",
+    )
+    contact: str = option(
+        "", "where people turn about a decision, as its page for them says; empty: who gives it"
     )
     replacement_delay_h: int = option(
         0,

@@ -1,5 +1,5 @@
 """The report of a case for police or a regulator: one HTML page with all that was seen and decided;
-and the page of what is kept of a person.
+and pages for one person.
 
 Names and numbers are masked unless the terms reveal them; what the page leaves out, it counts.
 """
@@ -456,19 +456,20 @@ def _templates() -> PageTemplates:
     )
 
 
-def write_subject(found: Mapping[str, Any], language: str) -> str:
-    """The page of what `engine.registry.subjects` gathered of a person, in their language."""
+def write_page(template: str, language: str, **shown: Any) -> str:
+    """A page for one person, in their language: of a decision, or of what
+    `engine.registry.subjects` gathered."""
 
     def read(package: str, file: str) -> Any:
         return json.loads(files(package).joinpath(file).read_text("utf-8"))
 
     own = read("serving", "templates/subject.json")[language]
     return _templates().render(
-        "subject.html",
+        template,
         {"style": "case_report.css"},
-        found=found,
         words=read("serving.console", f"static/i18n/{language}.json") | own,
         language=language,
         advice=ADVICE,
         made_at=utc_now(),
+        **shown,
     )

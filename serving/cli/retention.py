@@ -1,6 +1,6 @@
 """What is kept of people: `retention show`, `retention run`, one person's part of it, `subject
-export`, and lists that a regulator asks for, `statutory people`, `statutory outlets` and `statutory
-enrollments`."""
+export`, `subject decision`, and lists that a regulator asks for, `statutory people`, `statutory
+outlets` and `statutory enrollments`."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,7 +26,10 @@ from engine.retention.job import (
 )
 from engine.retention.job import confirm_clock as confirm
 from indexes.atomic_files import replacing
+from schema.actors import Role
 from schema.phases import Retained
+from serving.access.authorization import Principal
+from serving.api import serializers
 from serving.cli import inputs
 from serving.cli.inputs import argument, option
 from serving.cli.output import (
@@ -260,13 +263,17 @@ def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -
     )
 
 
+Language = Literal["en", "ko", "zh"]
+LANGUAGE = option("The page's.", default="en")
+
+
 @command("subject export")
 def export_subject(
     call: Call,
     chosen: inputs.DocumentOptions,
     reason: str = option("Why it is read. It stays in the audit chain: no names.", default=...),
     page: Path | None = option("Where a page goes that its holder can read.", "FILE.html"),
-    language: Literal["en", "ko", "zh"] = option("The page's.", default="en"),
+    language: Language = LANGUAGE,
 ) -> Answer:
     """Show all that is kept about the holder of a document, as its holder may have it; audited.
 
@@ -282,10 +289,37 @@ def export_subject(
     thresholds = structs.asdict(call.deployment.thresholds)
     found = gather_subject(call.store, record.id, thresholds)
     if page is not None:
-        from serving.case_report import write_subject
-
-        with inputs.writing(page, "a page"), replacing(page) as beside:
-            # A lone surrogate in a name must not cost the page.
-            beside.write_text(write_subject(found, language), "utf-8", errors="replace")
+        _write_page(page, "subject.html", language, found=found)
     shown = partial(print_json, found) if page is None else f"  {escape(str(page))}"
     return Answer(found, shown, is_no=bool(found["damaged"]))
+
+
+@command("subject decision")
+def explain_decision(
+    call: Call,
+    enrollment_id: str = argument("The enrollment's id.", "ID"),
+    page: Path = argument("Where the page goes.", "FILE.html"),
+    language: Language = LANGUAGE,
+) -> Answer:
+    """Write one decision as a page for whom it is about; audited.
+
+    It names nobody: the reasons as their carrier is told them, what each means and what to do, who
+    decided, and where to turn ([people] contact in sosie.toml).
+    """
+    inputs.require_place(page)
+    record = call.store.enrollment(enrollment_id)
+    call.note("enrollment.read", record.id)
+    asked = call.store.people.exceptions([record.id]).get(record.id)
+    reader = Principal(call.actor, Role.CARRIER, record.carrier)
+    shown = serializers.enrollment_record(reader, record, asked)
+    contact = call.deployment.people.of(record.carrier).contact
+    _write_page(page, "decision.html", language, shown=shown, contact=contact)
+    return Answer({"page": str(page), "decision": shown.decision}, f"  {escape(str(page))}")
+
+
+def _write_page(page: Path, template: str, language: str, **shown: Any) -> None:
+    from serving.case_report import write_page
+
+    with inputs.writing(page, "a page"), replacing(page) as beside:
+        # A lone surrogate in a name must not cost the page.
+        beside.write_text(write_page(template, language, **shown), "utf-8", errors="replace")

@@ -22,7 +22,7 @@ from serving.access.authorization import scope_of
 from serving.api import people
 from serving.api.people import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
-from serving.case_report import write_subject
+from serving.case_report import write_page
 from serving.errors import Busy, Malformed
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
@@ -221,5 +221,6 @@ def _gather_subject(parts: Parts, document_id: str, language: str | None) -> wir
         found = gather_subject(parts.store, document_id, structs.asdict(parts.thresholds))
     finally:
         _EXPORTING.release()
-    html = None if language is None else write_subject(found, language).encode("utf-8", "replace")
-    return wire.Subject(**plain(found), html=html)
+    page = None if language is None else write_page("subject.html", language, found=found)
+    # A lone surrogate in a name must not cost the page.
+    return wire.Subject(**plain(found), html=page and page.encode("utf-8", "replace"))

@@ -2,7 +2,10 @@
 
 import json
 import sqlite3
+import uuid
+from dataclasses import replace
 from datetime import timedelta
+from html import escape
 from importlib.resources import files
 
 import pytest
@@ -12,10 +15,13 @@ from engine.cases import steps
 from engine.matching.checks.limits import Bound
 from engine.registry import audit
 from engine.registry.audit import AuditEntry
+from engine.registry.database import utc_now
 from engine.registry.documents import DOCUMENTS
-from engine.registry.enrollments import Tally
+from engine.registry.enrollments import ENROLLMENTS, Tally
+from engine.registry.people import PeopleReader
 from engine.registry.store import every_table
 from engine.registry.subjects import find_rows
+from schema.reasons import ADVICE
 from serving.cli.inputs import open_deployment
 from tests.serving.console.test_texts import WRITING
 
@@ -216,3 +222,85 @@ def test_a_count_says_what_is_counted_by_whom_and_until_when(full_home, tmp_path
     text = page.read_text("utf-8")
     assert row.lookup.hex() not in json.dumps(shown) + text
     assert "Failed tries to show your face to this carrier" in text
+
+
+# -- One decision -------------------------------------------------------------------------------
+
+
+def explain(sosie, home, tmp_path, enrollment: str, language: str = "en") -> str:
+    page = tmp_path / "decision.html"
+    given = ("subject", "decision", enrollment, page, "--language", language, "--home", home)
+    outcome = sosie(*given)
+    assert outcome.code == 0, outcome.err
+    assert page.stat().st_mode & 0o077 == 0
+    return page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "ko"])
+def test_a_refusal_is_a_page_with_what_it_means_and_where_to_turn(
+    language: str, caught_home, tmp_path, sosie
+) -> None:
+    settings = caught_home / "sosie.toml"
+    people = '\n[people.carriers.blue]\ncontact = "1 Main Street <b>"\n'
+    settings.write_text(settings.read_text("utf-8") + people, "utf-8")
+    with open_deployment(caught_home) as deployment:
+        rows = deployment.store.rows(select(ENROLLMENTS))
+        [refused] = [row for row in rows if row.decision == "rejected"]
+        head = deployment.store.audit_head()[0]
+    text = explain(sosie, caught_home, tmp_path, refused.id, language)
+    own = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))[language]
+    console = files("serving.console") / f"static/i18n/{language}.json"
+    words = json.loads(console.read_text("utf-8"))
+    assert f'<html lang="{language}">' in text
+    for name in ("rejected", "machine", "turn"):
+        assert own[f"explained.{name}"] in text
+    assert own["subject.rights.text"] in text
+    for reason in refused.reasons:
+        assert words[f"reason.{reason}"] in text
+        assert escape(ADVICE[reason][language]) in text
+    assert "1 Main Street &lt;b&gt;" in text
+    # It names nobody, and no score.
+    for secret in ("1101051", "Aileen", "+86", "0."):
+        assert secret not in text
+    with open_deployment(caught_home) as deployment:
+        [entry] = deployment.store.audit_entries(head)
+    assert (entry.entry.action, entry.entry.subject) == ("enrollment.read", refused.id)
+
+
+def test_a_page_of_a_decision_tells_no_more_than_its_carrier_was_told(
+    full_home, tmp_path, sosie, request_of, photographs
+) -> None:
+    with open_deployment(full_home) as deployment:
+        [row] = deployment.store.rows(select(ENROLLMENTS))
+    faces = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    refused = sosie(
+        *request_of(full_home, **faces, outlet="r1", msisdn="+8613800138005"), "--json"
+    ).json
+    told = {one["reason"] for one in refused["reasons"]}
+    assert "DOCUMENT_HELD_BY_ANOTHER_FACE" in told
+    text = explain(sosie, full_home, tmp_path, refused["enrollment_id"])
+    assert "registered to another face" not in text
+    assert "What speaks against it is for the fraud team alone." in text
+    assert "Ask where you turn below" in text
+    approved = explain(sosie, full_home, tmp_path, row.id)
+    assert "Nothing was found against it." in approved
+    assert "the number is opened" in approved
+
+
+@pytest.mark.parametrize("state", ["asked", "granted", "refused"])
+def test_a_page_says_whether_people_have_decided(
+    state: str, home, tmp_path, sosie, request_of
+) -> None:
+    env = {"SOSIE_PEOPLE__EXCEPTIONS": "true"}
+    asked = sosie(*request_of(home, live=None, exception="injury"), "--json", env=env).json
+    line_id = {"line_id": str(uuid.uuid4())} if state == "granted" else {}
+    with open_deployment(home) as deployment:
+        found = deployment.store.people.exceptions([asked["enrollment_id"]])
+        decided = replace(found[asked["enrollment_id"]], decided_at=utc_now(), **line_id)
+    with pytest.MonkeyPatch.context() as patch:
+        if state != "asked":
+            patch.setattr(PeopleReader, "exceptions", lambda *_: {decided.id: decided})
+        text = explain(sosie, home, tmp_path, decided.id)
+    assert ("Two people decided it" in text) is (state != "asked")
+    assert ("left it to people" in text) is (state == "asked")
+    assert ("the number is opened" in text) is (state == "granted")
