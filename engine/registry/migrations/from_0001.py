@@ -24,9 +24,31 @@ FLOAT = sa.Float(53)
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def required(name: str, kind: Any, *more: sa.ForeignKey, **options: Any) -> sa.Column[Any]:
+def column(name: str, kind: Any, refers: str | None = None, **options: Any) -> sa.Column[Any]:
+    """A column, which refers to another where that is named."""
+    more = [] if refers is None else [sa.ForeignKey(refers)]
+    return sa.Column(name, kind, *more, **options)
+
+
+def optional(**kinds: Any) -> list[sa.Column[Any]]:
+    """Columns that may be null, by their names."""
+    return [column(name, kind) for name, kind in kinds.items()]
+
+
+def required(name: str, kind: Any, refers: str | None = None, **options: Any) -> sa.Column[Any]:
     """A column that is never null."""
-    return sa.Column(name, kind, *more, nullable=False, **options)
+    return column(name, kind, refers, nullable=False, **options)
+
+
+def required_all(**kinds: Any) -> list[sa.Column[Any]]:
+    """Columns that are never null, by their names."""
+    return [required(name, kind) for name, kind in kinds.items()]
+
+
+def add_columns(table: str, **kinds: Any) -> None:
+    """Adds columns that are null of what is there."""
+    for one in optional(**kinds):
+        op.add_column(table, one)
 
 
 def index_some(
@@ -60,51 +82,38 @@ def make_registry() -> None:
 def make_tenants() -> None:
     op.create_table(
         "deployment",
-        sa.Column("singleton", sa.Integer, primary_key=True, autoincrement=False),
-        required("deployment_id", ID),
-        required("key_check", BYTES),
-        required("data_keys", JSON),
+        column("singleton", sa.Integer, primary_key=True, autoincrement=False),
+        *required_all(deployment_id=ID, key_check=BYTES, data_keys=JSON),
         required("model_digest", sa.String(128)),
-        required("dim", sa.Integer),
-        required("rotation_id", LONG_WORD),
-        required("writer_epoch", sa.BigInteger),
-        required("sequence", sa.BigInteger),
-        required("audit_number", sa.BigInteger),
-        required("audit_head", BYTES),
+        *required_all(dim=sa.Integer, rotation_id=LONG_WORD, writer_epoch=sa.BigInteger),
+        *required_all(sequence=sa.BigInteger, audit_number=sa.BigInteger, audit_head=BYTES),
         required("created_at", MOMENT),
         sa.CheckConstraint("singleton = 1", name="one_row"),
     )
     op.create_table(
         "carriers",
-        sa.Column("code", CODE, primary_key=True),
-        required("name", NAME),
-        required("line_limit", sa.Integer),
-        required("created_at", MOMENT),
+        column("code", CODE, primary_key=True),
+        *required_all(name=NAME, line_limit=sa.Integer, created_at=MOMENT),
         sa.CheckConstraint("line_limit >= 0", name="line_limit"),
     )
     op.create_table(
         "outlets",
-        sa.Column("code", CODE, primary_key=True),
-        required("carrier", CODE, sa.ForeignKey("carriers.code")),
-        required("is_open", sa.Boolean),
-        required("created_at", MOMENT),
-        sa.Column("closed_at", MOMENT),
+        column("code", CODE, primary_key=True),
+        required("carrier", CODE, "carriers.code"),
+        *required_all(is_open=sa.Boolean, created_at=MOMENT),
+        column("closed_at", MOMENT),
     )
 
 
 def make_attempts() -> None:
     op.create_table(
         "documents",
-        sa.Column("id", ID, primary_key=True),
+        column("id", ID, primary_key=True),
         required("kind", CODE),
-        sa.Column("lookup", BYTES, unique=True),
-        sa.Column("name_lookup", BYTES),
-        sa.Column("identity", BYTES),
-        sa.Column("expires_on", sa.Date),
-        required("status", WORD),
-        required("created_at", MOMENT),
-        sa.Column("blocked_at", MOMENT),
-        sa.Column("erased_at", MOMENT),
+        column("lookup", BYTES, unique=True),
+        *optional(name_lookup=BYTES, identity=BYTES, expires_on=sa.Date),
+        *required_all(status=WORD, created_at=MOMENT),
+        *optional(blocked_at=MOMENT, erased_at=MOMENT),
         sa.CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
         sa.CheckConstraint(
             "(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"
@@ -114,16 +123,13 @@ def make_attempts() -> None:
     index_some("ix_documents_blocked", "documents", ["blocked_at"], "blocked_at IS NOT NULL")
     op.create_table(
         "enrollments",
-        sa.Column("id", ID, primary_key=True),
+        column("id", ID, primary_key=True),
         required("sequence", sa.BigInteger),
-        required("carrier", CODE, sa.ForeignKey("carriers.code")),
-        required("outlet", CODE, sa.ForeignKey("outlets.code")),
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        required("decision", WORD),
-        required("reasons", JSON),
-        required("evidence", JSON),
-        sa.Column("consent_ref", NAME),
-        sa.Column("captured_at", MOMENT),
+        required("carrier", CODE, "carriers.code"),
+        required("outlet", CODE, "outlets.code"),
+        column("document_id", ID, "documents.id", index=True),
+        *required_all(decision=WORD, reasons=JSON, evidence=JSON),
+        *optional(consent_ref=NAME, captured_at=MOMENT),
         required("created_at", MOMENT),
         sa.CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
     )
@@ -132,14 +138,13 @@ def make_attempts() -> None:
 def make_lines() -> None:
     op.create_table(
         "references",
-        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        sa.Column("template", BYTES),
+        column("id", NUMBER, primary_key=True, autoincrement=False),
+        required("document_id", ID, "documents.id", index=True),
+        column("enrollment_id", ID, "enrollments.id"),
+        column("template", BYTES),
         required("model_digest", sa.String(128)),
-        required("rotation_id", LONG_WORD),
-        required("added_sequence", sa.BigInteger),
-        sa.Column("removed_sequence", sa.BigInteger),
+        *required_all(rotation_id=LONG_WORD, added_sequence=sa.BigInteger),
+        column("removed_sequence", sa.BigInteger),
         sa.CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
     )
     op.create_index("ix_references_added", "references", ["added_sequence", "id"])
@@ -147,28 +152,26 @@ def make_lines() -> None:
     index_some("ix_references_removed", "references", ["removed_sequence"], is_removed)
     op.create_table(
         "lines",
-        sa.Column("id", ID, primary_key=True),
-        sa.Column("msisdn_lookup", BYTES),
-        sa.Column("msisdn", BYTES),
-        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        required("carrier", CODE, sa.ForeignKey("carriers.code")),
-        required("outlet", CODE, sa.ForeignKey("outlets.code")),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        required("status", WORD),
-        required("opened_at", MOMENT),
-        sa.Column("closed_at", MOMENT),
+        column("id", ID, primary_key=True),
+        *optional(msisdn_lookup=BYTES, msisdn=BYTES),
+        required("document_id", ID, "documents.id", index=True),
+        required("carrier", CODE, "carriers.code"),
+        required("outlet", CODE, "outlets.code"),
+        column("enrollment_id", ID, "enrollments.id"),
+        *required_all(status=WORD, opened_at=MOMENT),
+        column("closed_at", MOMENT),
         sa.CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
     )
     in_use = "status <> 'closed'"
     index_some("uq_lines_number_in_use", "lines", ["msisdn_lookup"], in_use, unique=True)
     op.create_table(
         "cases",
-        sa.Column("id", ID, primary_key=True),
+        column("id", ID, primary_key=True),
         required("kind", CODE),
         required("state", WORD, index=True),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
+        column("enrollment_id", ID, "enrollments.id", index=True),
         required("document_ids", JSON),
-        sa.Column("score", FLOAT),
+        column("score", FLOAT),
         required("opened_at", MOMENT),
     )
 
@@ -176,30 +179,23 @@ def make_lines() -> None:
 def make_audit() -> None:
     op.create_table(
         "watchlist",
-        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("document_lookup", BYTES, index=True),
-        sa.Column("template", BYTES),
-        required("reason", NAME),
-        required("added_at", MOMENT),
-        sa.Column("removed_at", MOMENT),
+        column("id", NUMBER, primary_key=True, autoincrement=False),
+        column("document_lookup", BYTES, index=True),
+        column("template", BYTES),
+        *required_all(reason=NAME, added_at=MOMENT),
+        column("removed_at", MOMENT),
     )
     op.create_table(
         "audit",
-        sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
-        required("at", MOMENT),
-        required("actor", NAME),
-        required("action", CODE),
-        required("subject", NAME),
-        required("detail", JSON),
-        required("hash", BYTES),
+        column("number", NUMBER, primary_key=True, autoincrement=False),
+        *required_all(at=MOMENT, actor=NAME, action=CODE, subject=NAME, detail=JSON, hash=BYTES),
     )
     op.create_table(
         "idempotency",
-        sa.Column("scope", BYTES, primary_key=True),
+        column("scope", BYTES, primary_key=True),
         required("payload_digest", BYTES),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        required("response", JSON),
-        required("created_at", MOMENT),
+        column("enrollment_id", ID, "enrollments.id"),
+        *required_all(response=JSON, created_at=MOMENT),
     )
 
 
@@ -207,16 +203,13 @@ def add_keys() -> None:
     """Keys of the service, and cases about a line."""
     op.create_table(
         "api_keys",
-        sa.Column("id", CODE, primary_key=True),
-        required("digest", BYTES),
-        required("label", NAME),
-        required("role", WORD),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
-        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
-        sa.Column("rate_limit", FLOAT),
+        column("id", CODE, primary_key=True),
+        *required_all(digest=BYTES, label=NAME, role=WORD),
+        column("carrier", CODE, "carriers.code"),
+        column("outlet", CODE, "outlets.code"),
+        column("rate_limit", FLOAT),
         required("created_at", MOMENT),
-        sa.Column("expires_at", MOMENT),
-        sa.Column("revoked_at", MOMENT),
+        *optional(expires_at=MOMENT, revoked_at=MOMENT),
         sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
         sa.CheckConstraint(
             "(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"
@@ -225,7 +218,7 @@ def add_keys() -> None:
         sa.CheckConstraint("rate_limit > 0", name="rate_limit"),
     )
     with op.batch_alter_table("cases") as cases:
-        cases.add_column(sa.Column("line_id", ID))
+        cases.add_column(column("line_id", ID))
         cases.create_foreign_key("fk_cases_line_id", "lines", ["line_id"], ["id"])
     is_open = "line_id IS NOT NULL AND state = 'open'"
     index_some("uq_cases_open_of_line", "cases", ["line_id", "kind"], is_open, unique=True)
@@ -250,17 +243,11 @@ def add_fraud_desk() -> None:
     """Sweeps, cases with a history and an outcome, judged pairs, crops."""
     op.create_table(
         "sweeps",
-        sa.Column("id", ID, primary_key=True),
-        required("state", WORD),
-        required("terms", JSON),
-        required("requested_by", NAME),
-        required("created_at", MOMENT),
-        sa.Column("started_at", MOMENT),
-        sa.Column("ended_at", MOMENT),
-        sa.Column("sequence", sa.BigInteger),
+        column("id", ID, primary_key=True),
+        *required_all(state=WORD, terms=JSON, requested_by=NAME, created_at=MOMENT),
+        *optional(started_at=MOMENT, ended_at=MOMENT, sequence=sa.BigInteger),
         required("progress", JSON),
-        sa.Column("summary", JSON),
-        sa.Column("fault", sa.Text),
+        *optional(summary=JSON, fault=sa.Text),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'paused', 'done', 'cancelled', 'failed')", name="state"
         ),
@@ -270,10 +257,9 @@ def add_fraud_desk() -> None:
     add_parts_of_cases()
     op.create_table(
         "crops",
-        sa.Column("id", ID, primary_key=True),
-        required("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
-        required("photograph", WORD),
-        required("image", BYTES),
+        column("id", ID, primary_key=True),
+        required("enrollment_id", ID, "enrollments.id", index=True),
+        *required_all(photograph=WORD, image=BYTES),
         required("kept_until", MOMENT, index=True),
         sa.CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
     )
@@ -282,29 +268,25 @@ def add_fraud_desk() -> None:
 def add_parts_of_cases() -> None:
     op.create_table(
         "case_documents",
-        sa.Column("document_id", ID, primary_key=True),
-        sa.Column("case_id", ID, sa.ForeignKey("cases.id"), primary_key=True, index=True),
+        column("document_id", ID, primary_key=True),
+        column("case_id", ID, "cases.id", primary_key=True, index=True),
     )
     link_documents()
     op.create_table(
         "case_notes",
-        sa.Column("id", NUMBER, primary_key=True, autoincrement=False),
-        required("case_id", ID, sa.ForeignKey("cases.id"), index=True),
-        required("at", MOMENT),
-        required("actor", NAME),
-        required("kind", WORD),
-        sa.Column("text", BYTES),
+        column("id", NUMBER, primary_key=True, autoincrement=False),
+        required("case_id", ID, "cases.id", index=True),
+        *required_all(at=MOMENT, actor=NAME, kind=WORD),
+        column("text", BYTES),
     )
     op.create_table(
         "judged_pairs",
-        sa.Column("left_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        sa.Column("right_document", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        required("outcome", WORD),
-        required("score", FLOAT),
-        required("case_id", ID, sa.ForeignKey("cases.id")),
-        sa.Column("sweep_id", ID, sa.ForeignKey("sweeps.id")),
-        required("decided_at", MOMENT),
-        required("decided_by", NAME),
+        column("left_document", ID, "documents.id", primary_key=True),
+        column("right_document", ID, "documents.id", primary_key=True),
+        *required_all(outcome=WORD, score=FLOAT),
+        required("case_id", ID, "cases.id"),
+        column("sweep_id", ID, "sweeps.id"),
+        *required_all(decided_at=MOMENT, decided_by=NAME),
         sa.CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
     )
 
@@ -312,24 +294,18 @@ def add_parts_of_cases() -> None:
 def widen_cases() -> None:
     op.drop_index("uq_cases_open_of_line", "cases")
     with op.batch_alter_table("cases") as cases:
-        cases.add_column(sa.Column("origin", WORD))
-        cases.add_column(sa.Column("suspect_ids", JSON))
-        cases.add_column(sa.Column("line_ids", JSON))
-        cases.add_column(sa.Column("risk", FLOAT))
-        cases.add_column(sa.Column("sweep_id", ID))
-        cases.add_column(sa.Column("group_key", sa.String(128), index=True))
-        cases.add_column(sa.Column("assignee", NAME))
-        cases.add_column(sa.Column("proposal", JSON))
-        cases.add_column(sa.Column("outcome", WORD))
-        cases.add_column(sa.Column("merged_into", ID, index=True))
-        cases.add_column(sa.Column("updated_at", MOMENT))
-        cases.add_column(sa.Column("closed_at", MOMENT))
+        for one in (
+            *optional(origin=WORD, suspect_ids=JSON, line_ids=JSON, risk=FLOAT, sweep_id=ID),
+            column("group_key", sa.String(128), index=True),
+            *optional(assignee=NAME, proposal=JSON, outcome=WORD),
+            column("merged_into", ID, index=True),
+            *optional(updated_at=MOMENT, closed_at=MOMENT),
+        ):
+            cases.add_column(one)
     fill_cases()
     with op.batch_alter_table("cases") as cases:
-        cases.alter_column("origin", existing_type=WORD, nullable=False)
-        cases.alter_column("suspect_ids", existing_type=JSON, nullable=False)
-        cases.alter_column("line_ids", existing_type=JSON, nullable=False)
-        cases.alter_column("updated_at", existing_type=MOMENT, nullable=False)
+        for one in optional(origin=WORD, suspect_ids=JSON, line_ids=JSON, updated_at=MOMENT):
+            cases.alter_column(one.name, existing_type=one.type, nullable=False)
         cases.create_foreign_key("fk_cases_sweep_id", "sweeps", ["sweep_id"], ["id"])
         cases.create_foreign_key("fk_cases_merged_into", "cases", ["merged_into"], ["id"])
         for name, condition in (
@@ -397,7 +373,7 @@ def link_documents() -> None:
 
 def expire_attempts() -> None:
     """Attempts whose evidence has left, and indexes by which retention finds its rows."""
-    op.add_column("enrollments", sa.Column("expired_at", MOMENT))
+    add_columns("enrollments", expired_at=MOMENT)
     find_attempts("rejected")
     index_some("ix_documents_attempted", "documents", ["id"], "status = 'attempted'")
     is_closed = "status = 'closed' AND msisdn IS NOT NULL"
@@ -419,10 +395,7 @@ def find_attempts(decision: str) -> None:
 def add_tallies() -> None:
     """Counts of failed comparisons, by holder and by key, which bound how many there may be."""
     op.create_table(
-        "tallies",
-        sa.Column("name", NAME, primary_key=True),
-        required("level", FLOAT),
-        required("at", MOMENT),
+        "tallies", column("name", NAME, primary_key=True), *required_all(level=FLOAT, at=MOMENT)
     )
 
 
@@ -433,9 +406,9 @@ def add_codes() -> None:
         *("cases", "case_notes", "judged_pairs", "carriers", "outlets", "documents"),
         *("enrollments", "references", "lines", "watchlist", "idempotency"),
     ):
-        op.add_column(table, sa.Column("mac", BYTES))
-    op.add_column("deployment", sa.Column("audit_mac", BYTES))
-    op.add_column("api_keys", sa.Column("person", NAME))
+        add_columns(table, mac=BYTES)
+    add_columns("deployment", audit_mac=BYTES)
+    add_columns("api_keys", person=NAME)
     op.execute(
         "UPDATE api_keys SET person = CASE WHEN label <> '' THEN label ELSE 'key:' || id END "
         "WHERE role IN ('fraud', 'operator')"
@@ -445,19 +418,18 @@ def add_codes() -> None:
 def add_time_zones() -> None:
     """Time zones, null: the deployment's own holds until one is set."""
     for table in ("carriers", "outlets"):
-        op.add_column(table, sa.Column("time_zone", sa.String(64)))
+        add_columns(table, time_zone=sa.String(64))
 
 
 def add_second_templates() -> None:
     """Templates of a second model beside those of the model in force."""
     for table in ("references", "watchlist"):
-        op.add_column(table, sa.Column("second_template", BYTES))
-        op.add_column(table, sa.Column("second_model_digest", sa.String(128)))
+        add_columns(table, second_template=BYTES, second_model_digest=sa.String(128))
 
 
 def add_weakest_link() -> None:
     """The score of a case's weakest link, null where it is not known."""
-    op.add_column("cases", sa.Column("weakest", FLOAT))
+    add_columns("cases", weakest=FLOAT)
 
 
 def keep_faces_of_references() -> None:
@@ -465,12 +437,9 @@ def keep_faces_of_references() -> None:
     gets the document of its attempt. Its code is for the key ring to make."""
     with op.batch_alter_table("crops") as crops:
         crops.alter_column("enrollment_id", existing_type=ID, nullable=True)
-        crops.add_column(sa.Column("document_id", ID))
-        crops.add_column(sa.Column("received_at", MOMENT))
-        crops.add_column(sa.Column("quality", JSON))
-        crops.add_column(sa.Column("is_held", sa.Boolean))
-        crops.add_column(sa.Column("case_days", sa.Integer))
-        crops.add_column(sa.Column("mac", BYTES))
+        kept = {"document_id": ID, "received_at": MOMENT, "quality": JSON, "is_held": sa.Boolean}
+        for one in optional(**kept, case_days=sa.Integer, mac=BYTES):
+            crops.add_column(one)
     op.execute(
         "UPDATE crops SET document_id = "
         "(SELECT document_id FROM enrollments WHERE enrollments.id = crops.enrollment_id)"

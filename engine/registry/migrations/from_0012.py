@@ -21,8 +21,12 @@ from engine.registry.migrations.from_0001 import (
     NAME,
     NUMBER,
     WORD,
+    add_columns,
+    column,
     index_some,
+    optional,
     required,
+    required_all,
 )
 
 
@@ -30,25 +34,21 @@ def add_accounts() -> None:
     """Accounts of an identity provider and the sessions that were signed in with them."""
     op.create_table(
         "accounts",
-        sa.Column("subject", BYTES, primary_key=True),
+        column("subject", BYTES, primary_key=True),
         required("person", NAME),
         required("name", BYTES, unique=True),
         required("created_at", MOMENT),
-        sa.Column("mac", BYTES),
+        column("mac", BYTES),
     )
-    account = sa.ForeignKey("accounts.subject")
     op.create_table(
         "sessions",
-        sa.Column("id", CODE, primary_key=True),
+        column("id", CODE, primary_key=True),
         required("digest", BYTES),
-        required("subject", BYTES, account, index=True),
-        required("person", NAME),
-        required("role", WORD),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
-        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
-        required("created_at", MOMENT),
-        required("expires_at", MOMENT),
-        required("seen_at", MOMENT),
+        required("subject", BYTES, "accounts.subject", index=True),
+        *required_all(person=NAME, role=WORD),
+        column("carrier", CODE, "carriers.code"),
+        column("outlet", CODE, "outlets.code"),
+        *required_all(created_at=MOMENT, expires_at=MOMENT, seen_at=MOMENT),
         sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
         sa.CheckConstraint(IS_TENANT, name="carrier"),
         sa.CheckConstraint(IS_OUTLET, name="outlet"),
@@ -62,20 +62,11 @@ IS_OUTLET = "(role = 'outlet') = (outlet IS NOT NULL)"
 def add_holds() -> None:
     """Erasures that wait for open cases, outlets that may enroll nobody, attempts by outlet: null
     everywhere, so that every row keeps its code."""
-    for table, name, kind in (
-        ("documents", "erasure_asked_at", MOMENT),
-        ("documents", "erasure_due_at", MOMENT),
-        ("documents", "erasure_asked_by", NAME),
-        ("documents", "erasure_number", sa.BigInteger()),
-        ("outlets", "restriction", WORD),
-        ("outlets", "restricted_at", MOMENT),
-        ("outlets", "restricted_by", NAME),
-        ("outlets", "restricted_person", NAME),
-        ("outlets", "restriction_case", ID),
-        ("outlets", "restriction_reason", NAME),
-        ("outlets", "refused_attempts", sa.Integer()),
-    ):
-        op.add_column(table, sa.Column(name, kind))
+    asked = {"erasure_asked_at": MOMENT, "erasure_due_at": MOMENT, "erasure_asked_by": NAME}
+    add_columns("documents", **asked, erasure_number=sa.BigInteger)
+    by = {"restriction": WORD, "restricted_at": MOMENT, "restricted_by": NAME}
+    why = {"restricted_person": NAME, "restriction_case": ID, "restriction_reason": NAME}
+    add_columns("outlets", **by, **why, refused_attempts=sa.Integer)
     waits = "erasure_due_at IS NOT NULL"
     index_some("ix_documents_erasure", "documents", ["erasure_due_at"], waits)
     op.create_index("ix_enrollments_outlet", "enrollments", ["outlet", "created_at", "id"])
@@ -83,45 +74,42 @@ def add_holds() -> None:
 
 def note_what_was_decided_on() -> None:
     """The state of the gallery that a pair of documents was decided on."""
-    op.add_column("judged_pairs", sa.Column("sequence", sa.BigInteger))
+    add_columns("judged_pairs", sequence=sa.BigInteger)
 
 
 def count_seals() -> None:
     """How many values each data key has sealed: `sosie upgrade` counts what is there."""
-    op.add_column("deployment", sa.Column("seals", sa.JSON))
+    add_columns("deployment", seals=sa.JSON)
 
 
 def keep_attempts_decided_on() -> None:
     """What people decided on of attempts: templates of those without a reference, and scores."""
     op.create_table(
         "attempt_templates",
-        sa.Column("id", ID, sa.ForeignKey("enrollments.id"), primary_key=True),
-        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
+        column("id", ID, "enrollments.id", primary_key=True),
+        required("document_id", ID, "documents.id", index=True),
         required("template", BYTES),
-        sa.Column("mac", BYTES),
+        column("mac", BYTES),
     )
     for side in ("left", "right"):
-        op.add_column("judged_pairs", sa.Column(f"{side}_attempt_score", FLOAT))
+        op.add_column("judged_pairs", column(f"{side}_attempt_score", FLOAT))
 
 
 def add_liveness() -> None:
     """Results of liveness checks, as capture systems signed them."""
     op.create_table(
         "liveness",
-        sa.Column("id", ID, primary_key=True),
+        column("id", ID, primary_key=True),
         required("use", WORD),
         required("received_at", MOMENT, index=True),
-        sa.Column("token", BYTES, unique=True),
-        sa.Column("problem", LONG_WORD),
-        sa.Column("issuer", NAME),
-        sa.Column("jti", NAME),
-        sa.Column("decision", WORD),
-        sa.Column("level", sa.String(64)),
-        sa.Column("issued_at", MOMENT),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
-        sa.Column("outlet", CODE, sa.ForeignKey("outlets.code")),
-        sa.Column("enrollment_id", ID, sa.ForeignKey("enrollments.id"), index=True),
-        sa.Column("mac", BYTES),
+        column("token", BYTES, unique=True),
+        *optional(problem=LONG_WORD, issuer=NAME, jti=NAME, decision=WORD),
+        column("level", sa.String(64)),
+        column("issued_at", MOMENT),
+        column("carrier", CODE, "carriers.code"),
+        column("outlet", CODE, "outlets.code"),
+        column("enrollment_id", ID, "enrollments.id", index=True),
+        column("mac", BYTES),
     )
 
 
@@ -129,14 +117,14 @@ def add_events() -> None:
     """An outbox of events, empty: of what happened before nobody is told."""
     op.create_table(
         "events",
-        sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
+        column("number", NUMBER, primary_key=True, autoincrement=False),
         required("id", ID, unique=True),
         required("type", LONG_WORD),
         required("at", MOMENT, index=True),
         required("subject", ID),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code")),
+        column("carrier", CODE, "carriers.code"),
         required("data", BYTES),
-        sa.Column("mac", BYTES),
+        column("mac", BYTES),
     )
     op.create_index("ix_events_carrier", "events", ["carrier", "number"])
 
@@ -147,105 +135,89 @@ def add_webhooks() -> None:
     with op.batch_alter_table("events") as events:
         events.drop_constraint("uq_events_id", type_="unique")
         events.drop_index("ix_events_at")
-        events.add_column(sa.Column("line_id", ID))
-        events.add_column(sa.Column("document_id", ID))
+        events.add_column(column("line_id", ID))
+        events.add_column(column("document_id", ID))
     index_some("ix_events_marks", "events", ["at"], "number % 128 < 2")
     op.create_table(
         "webhooks",
-        sa.Column("id", ID, primary_key=True),
-        sa.Column("carrier", CODE, sa.ForeignKey("carriers.code"), index=True),
+        column("id", ID, primary_key=True),
+        column("carrier", CODE, "carriers.code", index=True),
         required("sink", BYTES),
-        sa.Column("types", sa.JSON),
-        required("state", WORD),
-        required("secret", BYTES),
-        sa.Column("earlier_secret", BYTES),
-        sa.Column("earlier_until", MOMENT),
-        required("created_at", MOMENT),
-        required("created_by", NAME),
-        sa.Column("mac", BYTES),
+        column("types", sa.JSON),
+        *required_all(state=WORD, secret=BYTES),
+        *optional(earlier_secret=BYTES, earlier_until=MOMENT),
+        *required_all(created_at=MOMENT, created_by=NAME),
+        column("mac", BYTES),
         sa.CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
     )
     op.create_table(
         "cursors",
-        sa.Column("name", CODE, primary_key=True),
-        required("number", sa.BigInteger),
-        required("generation", sa.BigInteger),
-        sa.Column("holder", ID),
-        sa.Column("held_until", MOMENT),
+        column("name", CODE, primary_key=True),
+        *required_all(number=sa.BigInteger, generation=sa.BigInteger),
+        *optional(holder=ID, held_until=MOMENT),
     )
     op.create_table(
         "undelivered",
-        sa.Column("webhook_id", ID, sa.ForeignKey("webhooks.id"), primary_key=True),
-        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-        required("queue", ID),
-        required("attempts", sa.Integer),
-        sa.Column("due_at", MOMENT),
-        sa.Column("fault", sa.String(64)),
+        column("webhook_id", ID, "webhooks.id", primary_key=True),
+        column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        *required_all(queue=ID, attempts=sa.Integer),
+        column("due_at", MOMENT),
+        column("fault", sa.String(64)),
         required("at", MOMENT),
     )
 
 
 def add_life_of_lines() -> None:
     """The service of lines, what happened to them, who is asked for, campaigns."""
-    op.add_column("lines", sa.Column("service", sa.String(24)))
+    add_columns("lines", service=sa.String(24))
     is_closed = "status = 'closed' AND msisdn_lookup IS NOT NULL"
     index_some("ix_lines_closed_number", "lines", ["msisdn_lookup"], is_closed)
     op.create_table(
         "line_events",
-        sa.Column("id", ID, primary_key=True),
-        required("line_id", ID, sa.ForeignKey("lines.id")),
-        required("kind", LONG_WORD),
-        required("at", MOMENT),
+        column("id", ID, primary_key=True),
+        required("line_id", ID, "lines.id"),
+        *required_all(kind=LONG_WORD, at=MOMENT),
         required("recorded_at", MOMENT, index=True),
-        sa.Column("cause", CODE),
+        column("cause", CODE),
         required("by", NAME),
-        sa.Column("mac", BYTES),
+        column("mac", BYTES),
     )
     op.create_index("ix_line_events_line", "line_events", ["line_id", "at"])
     add_campaigns()
     op.create_table(
         "limit_exemptions",
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        required("cause", CODE),
-        required("at", MOMENT),
-        required("by", NAME),
-        sa.Column("mac", BYTES),
+        column("document_id", ID, "documents.id", primary_key=True),
+        *required_all(cause=CODE, at=MOMENT, by=NAME),
+        column("mac", BYTES),
     )
 
 
 def add_campaigns() -> None:
     op.create_table(
         "campaigns",
-        sa.Column("id", ID, primary_key=True),
-        required("carrier", CODE, sa.ForeignKey("carriers.code")),
-        required("name", NAME),
-        required("state", WORD),
-        required("deadline", MOMENT),
-        required("steps", JSON),
-        required("chosen", JSON),
-        sa.Column("filled_to", ID),
-        required("created_at", MOMENT),
-        required("created_by", NAME),
-        sa.Column("mac", BYTES),
+        column("id", ID, primary_key=True),
+        required("carrier", CODE, "carriers.code"),
+        *required_all(name=NAME, state=WORD, deadline=MOMENT, steps=JSON, chosen=JSON),
+        column("filled_to", ID),
+        *required_all(created_at=MOMENT, created_by=NAME),
+        column("mac", BYTES),
     )
     op.create_table(
         "campaign_lines",
-        sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id"), primary_key=True),
-        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), primary_key=True),
-        required("state", WORD),
-        required("at", MOMENT),
+        column("campaign_id", ID, "campaigns.id", primary_key=True),
+        column("line_id", ID, "lines.id", primary_key=True),
+        *required_all(state=WORD, at=MOMENT),
     )
     op.create_table(
         "reverifications",
-        sa.Column("id", ID, primary_key=True),
-        required("line_id", ID, sa.ForeignKey("lines.id")),
-        required("rule", CODE),
-        required("asked_at", MOMENT),
-        sa.Column("next_step_at", MOMENT),
+        column("id", ID, primary_key=True),
+        required("line_id", ID, "lines.id"),
+        *required_all(rule=CODE, asked_at=MOMENT),
+        column("next_step_at", MOMENT),
         required("steps", JSON),
-        sa.Column("overdue_at", MOMENT),
-        sa.Column("campaign_id", ID, sa.ForeignKey("campaigns.id")),
-        sa.Column("mac", BYTES),
+        column("overdue_at", MOMENT),
+        column("campaign_id", ID, "campaigns.id"),
+        column("mac", BYTES),
     )
     op.create_index("uq_reverifications_line", "reverifications", ["line_id", "rule"], unique=True)
     index_some("ix_reverifications_due", "reverifications", ["next_step_at", "id"], HAS_STEP)
@@ -263,27 +235,26 @@ def add_people() -> None:
 def add_guardians() -> None:
     op.create_table(
         "guardianships",
-        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), primary_key=True),
-        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
-        required("guardian_id", ID, sa.ForeignKey("documents.id"), index=True),
-        required("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        required("ends_in", sa.Integer),
-        required("created_at", MOMENT),
-        sa.Column("mac", BYTES),
+        column("line_id", ID, "lines.id", primary_key=True),
+        required("document_id", ID, "documents.id", index=True),
+        required("guardian_id", ID, "documents.id", index=True),
+        required("enrollment_id", ID, "enrollments.id"),
+        *required_all(ends_in=sa.Integer, created_at=MOMENT),
+        column("mac", BYTES),
     )
     op.create_table(
         "exceptions",
-        sa.Column("id", ID, sa.ForeignKey("enrollments.id"), primary_key=True),
-        required("carrier", CODE, sa.ForeignKey("carriers.code")),
-        required("outlet", CODE, sa.ForeignKey("outlets.code")),
-        required("document_id", ID, sa.ForeignKey("documents.id"), index=True),
+        column("id", ID, "enrollments.id", primary_key=True),
+        required("carrier", CODE, "carriers.code"),
+        required("outlet", CODE, "outlets.code"),
+        required("document_id", ID, "documents.id", index=True),
         required("cause", LONG_WORD),
-        sa.Column("msisdn", BYTES),
+        column("msisdn", BYTES),
         required("asked_at", MOMENT, index=True),
-        required("case_id", ID, sa.ForeignKey("cases.id"), index=True),
-        sa.Column("decided_at", MOMENT),
-        sa.Column("line_id", ID, sa.ForeignKey("lines.id"), index=True),
-        sa.Column("mac", BYTES),
+        required("case_id", ID, "cases.id", index=True),
+        column("decided_at", MOMENT),
+        column("line_id", ID, "lines.id", index=True),
+        column("mac", BYTES),
     )
     op.create_index("ix_exceptions_outlet", "exceptions", ["outlet", "asked_at"])
 
@@ -291,35 +262,25 @@ def add_guardians() -> None:
 def add_deaths() -> None:
     op.create_table(
         "deaths",
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        required("source", LONG_WORD),
-        required("reported_at", MOMENT),
-        required("reported_by", NAME),
-        required("reported_person", NAME),
+        column("document_id", ID, "documents.id", primary_key=True),
+        *required_all(source=LONG_WORD, reported_at=MOMENT, reported_by=NAME, reported_person=NAME),
         required("disputed_lines", sa.JSON),
-        sa.Column("confirmed_at", MOMENT),
-        sa.Column("confirmed_by", NAME),
-        sa.Column("contested_at", MOMENT),
-        sa.Column("contested_by", NAME),
-        sa.Column("contested_person", NAME),
-        sa.Column("lifted_at", MOMENT),
-        sa.Column("lifted_by", NAME),
-        sa.Column("mac", BYTES),
+        *optional(confirmed_at=MOMENT, confirmed_by=NAME, contested_at=MOMENT, contested_by=NAME),
+        *optional(contested_person=NAME, lifted_at=MOMENT, lifted_by=NAME, mac=BYTES),
     )
     op.create_table(
         "replacements",
-        sa.Column("document_id", ID, sa.ForeignKey("documents.id"), primary_key=True),
-        required("successor_id", ID, sa.ForeignKey("documents.id"), index=True),
-        required("enrollment_id", ID, sa.ForeignKey("enrollments.id")),
-        required("score", FLOAT),
-        required("replaced_at", MOMENT),
-        sa.Column("mac", BYTES),
+        column("document_id", ID, "documents.id", primary_key=True),
+        required("successor_id", ID, "documents.id", index=True),
+        required("enrollment_id", ID, "enrollments.id"),
+        *required_all(score=FLOAT, replaced_at=MOMENT),
+        column("mac", BYTES),
     )
 
 
 def add_liveness_judge() -> None:
     """Results of a judge of the picture itself: which it was, null of what is there."""
-    op.add_column("liveness", sa.Column("judge", sa.String(64)))
+    add_columns("liveness", judge=sa.String(64))
 
 
 def index_campaigns_and_outlets() -> None:
@@ -359,7 +320,7 @@ def add_codes_of_rows() -> None:
         *("sweeps", "case_documents", "cursors", "undelivered"),
         *("campaign_lines", "tallies", "api_keys", "sessions"),
     ):
-        op.add_column(table, sa.Column("mac", BYTES))
+        add_columns(table, mac=BYTES)
 
 
 def index_proofs() -> None:
@@ -370,9 +331,8 @@ def index_proofs() -> None:
 
 def add_consents() -> None:
     """Records of consent, and on a document since when it is withdrawn, by carrier."""
-    op.add_column("documents", sa.Column("erasure_scope", sa.String(16)))
-    op.add_column("documents", sa.Column("withdrawn", JSON))
-    op.add_column("enrollments", sa.Column("consent", sa.LargeBinary))
+    add_columns("documents", erasure_scope=WORD, withdrawn=JSON)
+    add_columns("enrollments", consent=BYTES)
 
 
 MIGRATIONS: Mapping[str, Callable[[], None]] = {
