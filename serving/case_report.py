@@ -456,7 +456,7 @@ def _templates() -> PageTemplates:
     )
 
 
-def write_page(template: str, language: str, **shown: Any) -> str:
+def write_page(template: str, language: str, **shown: Any) -> bytes:
     """A page for one person, in their language: of a decision, or of what
     `engine.registry.subjects` gathered."""
 
@@ -464,7 +464,7 @@ def write_page(template: str, language: str, **shown: Any) -> str:
         return json.loads(files(package).joinpath(file).read_text("utf-8"))
 
     own = read("serving", "templates/subject.json")[language]
-    return _templates().render(
+    page = _templates().render(
         template,
         {"style": "case_report.css"},
         words=read("serving.console", f"static/i18n/{language}.json") | own,
@@ -473,3 +473,5 @@ def write_page(template: str, language: str, **shown: Any) -> str:
         made_at=utc_now(),
         **shown,
     )
+    # A lone surrogate in a name must not cost the page.
+    return page.encode("utf-8", "replace")

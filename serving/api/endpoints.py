@@ -98,6 +98,7 @@ _outlet = partial(Endpoint, action=Action.RESTRICT_OUTLETS, errors=CHANGES)
 _campaign = partial(Endpoint, action=Action.RUN_CAMPAIGNS)
 _exemption = partial(Endpoint, action=Action.EXEMPT)
 _case = partial(Endpoint, action=Action.WORK_CASES)
+_sought = partial(Endpoint, errors=(404, 507))
 
 _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "matching": {
@@ -110,9 +111,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             Action.ISSUE_TEMPLATES,
             is_direct=True,
         ),
-        "POST /v1/verifications": Endpoint(
-            matching.verify, "Verify a face", Action.VERIFY_IMAGES, errors=(404, 507)
-        ),
+        "POST /v1/verifications": _sought(matching.verify, "Verify a face", Action.VERIFY_IMAGES),
     },
     "enrollments": {
         "POST /v1/enrollments": Endpoint(
@@ -123,11 +122,8 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             errors=CHANGES,
             needs_idempotency_key=True,
         ),
-        "GET /v1/enrollments": Endpoint(
-            enrollments.find_enrollment,
-            "Find an enrollment by its key",
-            Action.FIND_ENROLLMENT,
-            errors=(404, 507),
+        "GET /v1/enrollments": _sought(
+            enrollments.find_enrollment, "Find an enrollment by its key", Action.FIND_ENROLLMENT
         ),
         "GET /v1/enrollments/{enrollment_id}": Endpoint(
             enrollments.read_enrollment, "Read an enrollment", Action.READ_ENROLLMENT
@@ -144,11 +140,8 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/faces/query": Endpoint(
             people.read_faces, "Read the faces of documents", Action.READ_CROPS
         ),
-        "POST /v1/subjects/export": Endpoint(
-            people.export_subject,
-            "Export what is kept of a person",
-            Action.EXPORT_SUBJECT,
-            errors=(404, 507),
+        "POST /v1/subjects/export": _sought(
+            people.export_subject, "Export what is kept of a person", Action.EXPORT_SUBJECT
         ),
         "GET /v1/documents/{document_id}": Endpoint(
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
@@ -214,17 +207,15 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         ),
     },
     "sim swap": {
-        "POST /camara/sim-swap/v2/retrieve-date": Endpoint(
+        "POST /camara/sim-swap/v2/retrieve-date": _sought(
             lines.retrieve_sim_swap_date,
             "Read when a number got its SIM (CAMARA)",
             Action.READ_SIM_CHANGES,
-            errors=(404, 507),
         ),
-        "POST /camara/sim-swap/v2/check": Endpoint(
+        "POST /camara/sim-swap/v2/check": _sought(
             lines.check_sim_swap,
             "Ask whether a number got another SIM lately (CAMARA)",
             Action.READ_SIM_CHANGES,
-            errors=(404, 507),
         ),
     },
     "cases": {

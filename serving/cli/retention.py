@@ -321,5 +321,4 @@ def _write_page(page: Path, template: str, language: str, **shown: Any) -> None:
     from serving.case_report import write_page
 
     with inputs.writing(page, "a page"), replacing(page) as beside:
-        # A lone surrogate in a name must not cost the page.
-        beside.write_text(write_page(template, language, **shown), "utf-8", errors="replace")
+        beside.write_bytes(write_page(template, language, **shown))

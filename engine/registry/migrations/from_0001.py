@@ -21,13 +21,16 @@ WORD = sa.String(16)
 LONG_WORD = sa.String(32)
 BYTES = sa.LargeBinary()
 FLOAT = sa.Float(53)
+CARRIER, OUTLET = (CODE, "carriers.code"), (CODE, "outlets.code")
+DOCUMENT, ENROLLMENT = (ID, "documents.id"), (ID, "enrollments.id")
+LINE, CASE = (ID, "lines.id"), (ID, "cases.id")
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def column(name: str, kind: Any, refers: str | None = None, **options: Any) -> sa.Column[Any]:
-    """A column, which refers to another where that is named."""
-    more = [] if refers is None else [sa.ForeignKey(refers)]
-    return sa.Column(name, kind, *more, **options)
+def column(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
+    """A column, of a type or of a type and whose column it refers to."""
+    kind, *refers = kind if isinstance(kind, tuple) else (kind,)
+    return sa.Column(name, kind, *map(sa.ForeignKey, refers), **options)
 
 
 def optional(**kinds: Any) -> list[sa.Column[Any]]:
@@ -35,9 +38,9 @@ def optional(**kinds: Any) -> list[sa.Column[Any]]:
     return [column(name, kind) for name, kind in kinds.items()]
 
 
-def required(name: str, kind: Any, refers: str | None = None, **options: Any) -> sa.Column[Any]:
+def required(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
     """A column that is never null."""
-    return column(name, kind, refers, nullable=False, **options)
+    return column(name, kind, nullable=False, **options)
 
 
 def required_all(**kinds: Any) -> list[sa.Column[Any]]:
@@ -73,21 +76,13 @@ def make_registry() -> None:
         sa.PrimaryKeyConstraint("version_num", name=op.f("alembic_version_pkc")),
     )
     op.bulk_insert(VERSION, [{"version_num": "0001"}])
-    make_tenants()
-    make_attempts()
-    make_lines()
-    make_audit()
-
-
-def make_tenants() -> None:
     op.create_table(
         "deployment",
         column("singleton", sa.Integer, primary_key=True, autoincrement=False),
         *required_all(deployment_id=ID, key_check=BYTES, data_keys=JSON),
-        required("model_digest", sa.String(128)),
-        *required_all(dim=sa.Integer, rotation_id=LONG_WORD, writer_epoch=sa.BigInteger),
-        *required_all(sequence=sa.BigInteger, audit_number=sa.BigInteger, audit_head=BYTES),
-        required("created_at", MOMENT),
+        *required_all(model_digest=sa.String(128), dim=sa.Integer, rotation_id=LONG_WORD),
+        *required_all(writer_epoch=sa.BigInteger, sequence=sa.BigInteger),
+        *required_all(audit_number=sa.BigInteger, audit_head=BYTES, created_at=MOMENT),
         sa.CheckConstraint("singleton = 1", name="one_row"),
     )
     op.create_table(
@@ -99,10 +94,12 @@ def make_tenants() -> None:
     op.create_table(
         "outlets",
         column("code", CODE, primary_key=True),
-        required("carrier", CODE, "carriers.code"),
-        *required_all(is_open=sa.Boolean, created_at=MOMENT),
+        *required_all(carrier=CARRIER, is_open=sa.Boolean, created_at=MOMENT),
         column("closed_at", MOMENT),
     )
+    make_attempts()
+    make_lines()
+    make_audit()
 
 
 def make_attempts() -> None:
@@ -124,10 +121,8 @@ def make_attempts() -> None:
     op.create_table(
         "enrollments",
         column("id", ID, primary_key=True),
-        required("sequence", sa.BigInteger),
-        required("carrier", CODE, "carriers.code"),
-        required("outlet", CODE, "outlets.code"),
-        column("document_id", ID, "documents.id", index=True),
+        *required_all(sequence=sa.BigInteger, carrier=CARRIER, outlet=OUTLET),
+        column("document_id", DOCUMENT, index=True),
         *required_all(decision=WORD, reasons=JSON, evidence=JSON),
         *optional(consent_ref=NAME, captured_at=MOMENT),
         required("created_at", MOMENT),
@@ -139,11 +134,10 @@ def make_lines() -> None:
     op.create_table(
         "references",
         column("id", NUMBER, primary_key=True, autoincrement=False),
-        required("document_id", ID, "documents.id", index=True),
-        column("enrollment_id", ID, "enrollments.id"),
-        column("template", BYTES),
-        required("model_digest", sa.String(128)),
-        *required_all(rotation_id=LONG_WORD, added_sequence=sa.BigInteger),
+        required("document_id", DOCUMENT, index=True),
+        *optional(enrollment_id=ENROLLMENT, template=BYTES),
+        *required_all(model_digest=sa.String(128), rotation_id=LONG_WORD),
+        required("added_sequence", sa.BigInteger),
         column("removed_sequence", sa.BigInteger),
         sa.CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
     )
@@ -154,10 +148,9 @@ def make_lines() -> None:
         "lines",
         column("id", ID, primary_key=True),
         *optional(msisdn_lookup=BYTES, msisdn=BYTES),
-        required("document_id", ID, "documents.id", index=True),
-        required("carrier", CODE, "carriers.code"),
-        required("outlet", CODE, "outlets.code"),
-        column("enrollment_id", ID, "enrollments.id"),
+        required("document_id", DOCUMENT, index=True),
+        *required_all(carrier=CARRIER, outlet=OUTLET),
+        column("enrollment_id", ENROLLMENT),
         *required_all(status=WORD, opened_at=MOMENT),
         column("closed_at", MOMENT),
         sa.CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
@@ -169,7 +162,7 @@ def make_lines() -> None:
         column("id", ID, primary_key=True),
         required("kind", CODE),
         required("state", WORD, index=True),
-        column("enrollment_id", ID, "enrollments.id", index=True),
+        column("enrollment_id", ENROLLMENT, index=True),
         required("document_ids", JSON),
         column("score", FLOAT),
         required("opened_at", MOMENT),
@@ -194,7 +187,7 @@ def make_audit() -> None:
         "idempotency",
         column("scope", BYTES, primary_key=True),
         required("payload_digest", BYTES),
-        column("enrollment_id", ID, "enrollments.id"),
+        column("enrollment_id", ENROLLMENT),
         *required_all(response=JSON, created_at=MOMENT),
     )
 
@@ -205,9 +198,7 @@ def add_keys() -> None:
         "api_keys",
         column("id", CODE, primary_key=True),
         *required_all(digest=BYTES, label=NAME, role=WORD),
-        column("carrier", CODE, "carriers.code"),
-        column("outlet", CODE, "outlets.code"),
-        column("rate_limit", FLOAT),
+        *optional(carrier=CARRIER, outlet=OUTLET, rate_limit=FLOAT),
         required("created_at", MOMENT),
         *optional(expires_at=MOMENT, revoked_at=MOMENT),
         sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
@@ -227,15 +218,8 @@ def add_keys() -> None:
 ROWS_AT_ONCE = 5_000
 CASES = sa.table(
     "cases",
-    sa.column("id"),
-    sa.column("kind"),
-    sa.column("line_id"),
-    sa.column("opened_at"),
-    sa.column("document_ids", JSON),
-    sa.column("origin"),
-    sa.column("suspect_ids", JSON),
-    sa.column("line_ids", JSON),
-    sa.column("updated_at"),
+    *map(sa.column, ("id", "kind", "line_id", "opened_at", "origin", "updated_at")),
+    *(sa.column(name, JSON) for name in ("document_ids", "suspect_ids", "line_ids")),
 )
 
 
@@ -258,7 +242,7 @@ def add_fraud_desk() -> None:
     op.create_table(
         "crops",
         column("id", ID, primary_key=True),
-        required("enrollment_id", ID, "enrollments.id", index=True),
+        required("enrollment_id", ENROLLMENT, index=True),
         *required_all(photograph=WORD, image=BYTES),
         required("kept_until", MOMENT, index=True),
         sa.CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
@@ -269,23 +253,22 @@ def add_parts_of_cases() -> None:
     op.create_table(
         "case_documents",
         column("document_id", ID, primary_key=True),
-        column("case_id", ID, "cases.id", primary_key=True, index=True),
+        column("case_id", CASE, primary_key=True, index=True),
     )
     link_documents()
     op.create_table(
         "case_notes",
         column("id", NUMBER, primary_key=True, autoincrement=False),
-        required("case_id", ID, "cases.id", index=True),
+        required("case_id", CASE, index=True),
         *required_all(at=MOMENT, actor=NAME, kind=WORD),
         column("text", BYTES),
     )
     op.create_table(
         "judged_pairs",
-        column("left_document", ID, "documents.id", primary_key=True),
-        column("right_document", ID, "documents.id", primary_key=True),
-        *required_all(outcome=WORD, score=FLOAT),
-        required("case_id", ID, "cases.id"),
-        column("sweep_id", ID, "sweeps.id"),
+        column("left_document", DOCUMENT, primary_key=True),
+        column("right_document", DOCUMENT, primary_key=True),
+        *required_all(outcome=WORD, score=FLOAT, case_id=CASE),
+        column("sweep_id", (ID, "sweeps.id")),
         *required_all(decided_at=MOMENT, decided_by=NAME),
         sa.CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
     )

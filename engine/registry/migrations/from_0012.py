@@ -12,14 +12,20 @@ from alembic import op
 
 from engine.registry.migrations.from_0001 import (
     BYTES,
+    CARRIER,
+    CASE,
     CODE,
+    DOCUMENT,
+    ENROLLMENT,
     FLOAT,
     ID,
     JSON,
+    LINE,
     LONG_WORD,
     MOMENT,
     NAME,
     NUMBER,
+    OUTLET,
     WORD,
     add_columns,
     column,
@@ -30,24 +36,27 @@ from engine.registry.migrations.from_0001 import (
 )
 
 
+def make_coded(name: str, *parts: sa.SchemaItem) -> None:
+    """Makes a table whose rows have codes."""
+    op.create_table(name, *parts, column("mac", BYTES))
+
+
 def add_accounts() -> None:
     """Accounts of an identity provider and the sessions that were signed in with them."""
-    op.create_table(
+    make_coded(
         "accounts",
         column("subject", BYTES, primary_key=True),
         required("person", NAME),
         required("name", BYTES, unique=True),
         required("created_at", MOMENT),
-        column("mac", BYTES),
     )
     op.create_table(
         "sessions",
         column("id", CODE, primary_key=True),
         required("digest", BYTES),
-        required("subject", BYTES, "accounts.subject", index=True),
+        required("subject", (BYTES, "accounts.subject"), index=True),
         *required_all(person=NAME, role=WORD),
-        column("carrier", CODE, "carriers.code"),
-        column("outlet", CODE, "outlets.code"),
+        *optional(carrier=CARRIER, outlet=OUTLET),
         *required_all(created_at=MOMENT, expires_at=MOMENT, seen_at=MOMENT),
         sa.CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
         sa.CheckConstraint(IS_TENANT, name="carrier"),
@@ -84,12 +93,11 @@ def count_seals() -> None:
 
 def keep_attempts_decided_on() -> None:
     """What people decided on of attempts: templates of those without a reference, and scores."""
-    op.create_table(
+    make_coded(
         "attempt_templates",
-        column("id", ID, "enrollments.id", primary_key=True),
-        required("document_id", ID, "documents.id", index=True),
+        column("id", ENROLLMENT, primary_key=True),
+        required("document_id", DOCUMENT, index=True),
         required("template", BYTES),
-        column("mac", BYTES),
     )
     for side in ("left", "right"):
         op.add_column("judged_pairs", column(f"{side}_attempt_score", FLOAT))
@@ -97,34 +105,29 @@ def keep_attempts_decided_on() -> None:
 
 def add_liveness() -> None:
     """Results of liveness checks, as capture systems signed them."""
-    op.create_table(
+    make_coded(
         "liveness",
         column("id", ID, primary_key=True),
         required("use", WORD),
         required("received_at", MOMENT, index=True),
         column("token", BYTES, unique=True),
-        *optional(problem=LONG_WORD, issuer=NAME, jti=NAME, decision=WORD),
-        column("level", sa.String(64)),
-        column("issued_at", MOMENT),
-        column("carrier", CODE, "carriers.code"),
-        column("outlet", CODE, "outlets.code"),
-        column("enrollment_id", ID, "enrollments.id", index=True),
-        column("mac", BYTES),
+        *optional(problem=LONG_WORD, issuer=NAME, jti=NAME, decision=WORD, level=sa.String(64)),
+        *optional(issued_at=MOMENT, carrier=CARRIER, outlet=OUTLET),
+        column("enrollment_id", ENROLLMENT, index=True),
     )
 
 
 def add_events() -> None:
     """An outbox of events, empty: of what happened before nobody is told."""
-    op.create_table(
+    make_coded(
         "events",
         column("number", NUMBER, primary_key=True, autoincrement=False),
         required("id", ID, unique=True),
         required("type", LONG_WORD),
         required("at", MOMENT, index=True),
         required("subject", ID),
-        column("carrier", CODE, "carriers.code"),
+        column("carrier", CARRIER),
         required("data", BYTES),
-        column("mac", BYTES),
     )
     op.create_index("ix_events_carrier", "events", ["carrier", "number"])
 
@@ -138,16 +141,15 @@ def add_webhooks() -> None:
         events.add_column(column("line_id", ID))
         events.add_column(column("document_id", ID))
     index_some("ix_events_marks", "events", ["at"], "number % 128 < 2")
-    op.create_table(
+    make_coded(
         "webhooks",
         column("id", ID, primary_key=True),
-        column("carrier", CODE, "carriers.code", index=True),
+        column("carrier", CARRIER, index=True),
         required("sink", BYTES),
         column("types", sa.JSON),
         *required_all(state=WORD, secret=BYTES),
         *optional(earlier_secret=BYTES, earlier_until=MOMENT),
         *required_all(created_at=MOMENT, created_by=NAME),
-        column("mac", BYTES),
         sa.CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
     )
     op.create_table(
@@ -158,11 +160,10 @@ def add_webhooks() -> None:
     )
     op.create_table(
         "undelivered",
-        column("webhook_id", ID, "webhooks.id", primary_key=True),
+        column("webhook_id", (ID, "webhooks.id"), primary_key=True),
         column("number", sa.BigInteger, primary_key=True, autoincrement=False),
         *required_all(queue=ID, attempts=sa.Integer),
-        column("due_at", MOMENT),
-        column("fault", sa.String(64)),
+        *optional(due_at=MOMENT, fault=sa.String(64)),
         required("at", MOMENT),
     )
 
@@ -172,52 +173,45 @@ def add_life_of_lines() -> None:
     add_columns("lines", service=sa.String(24))
     is_closed = "status = 'closed' AND msisdn_lookup IS NOT NULL"
     index_some("ix_lines_closed_number", "lines", ["msisdn_lookup"], is_closed)
-    op.create_table(
+    make_coded(
         "line_events",
         column("id", ID, primary_key=True),
-        required("line_id", ID, "lines.id"),
-        *required_all(kind=LONG_WORD, at=MOMENT),
+        *required_all(line_id=LINE, kind=LONG_WORD, at=MOMENT),
         required("recorded_at", MOMENT, index=True),
         column("cause", CODE),
         required("by", NAME),
-        column("mac", BYTES),
     )
     op.create_index("ix_line_events_line", "line_events", ["line_id", "at"])
     add_campaigns()
-    op.create_table(
+    make_coded(
         "limit_exemptions",
-        column("document_id", ID, "documents.id", primary_key=True),
+        column("document_id", DOCUMENT, primary_key=True),
         *required_all(cause=CODE, at=MOMENT, by=NAME),
-        column("mac", BYTES),
     )
 
 
 def add_campaigns() -> None:
-    op.create_table(
+    make_coded(
         "campaigns",
         column("id", ID, primary_key=True),
-        required("carrier", CODE, "carriers.code"),
-        *required_all(name=NAME, state=WORD, deadline=MOMENT, steps=JSON, chosen=JSON),
+        *required_all(carrier=CARRIER, name=NAME, state=WORD, deadline=MOMENT, steps=JSON),
+        required("chosen", JSON),
         column("filled_to", ID),
         *required_all(created_at=MOMENT, created_by=NAME),
-        column("mac", BYTES),
     )
     op.create_table(
         "campaign_lines",
-        column("campaign_id", ID, "campaigns.id", primary_key=True),
-        column("line_id", ID, "lines.id", primary_key=True),
+        column("campaign_id", (ID, "campaigns.id"), primary_key=True),
+        column("line_id", LINE, primary_key=True),
         *required_all(state=WORD, at=MOMENT),
     )
-    op.create_table(
+    make_coded(
         "reverifications",
         column("id", ID, primary_key=True),
-        required("line_id", ID, "lines.id"),
-        *required_all(rule=CODE, asked_at=MOMENT),
+        *required_all(line_id=LINE, rule=CODE, asked_at=MOMENT),
         column("next_step_at", MOMENT),
         required("steps", JSON),
-        column("overdue_at", MOMENT),
-        column("campaign_id", ID, "campaigns.id"),
-        column("mac", BYTES),
+        *optional(overdue_at=MOMENT, campaign_id=(ID, "campaigns.id")),
     )
     op.create_index("uq_reverifications_line", "reverifications", ["line_id", "rule"], unique=True)
     index_some("ix_reverifications_due", "reverifications", ["next_step_at", "id"], HAS_STEP)
@@ -228,53 +222,39 @@ HAS_STEP = "next_step_at IS NOT NULL"
 
 def add_people() -> None:
     """People whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
-    add_guardians()
-    add_deaths()
-
-
-def add_guardians() -> None:
-    op.create_table(
+    make_coded(
         "guardianships",
-        column("line_id", ID, "lines.id", primary_key=True),
-        required("document_id", ID, "documents.id", index=True),
-        required("guardian_id", ID, "documents.id", index=True),
-        required("enrollment_id", ID, "enrollments.id"),
-        *required_all(ends_in=sa.Integer, created_at=MOMENT),
-        column("mac", BYTES),
+        column("line_id", LINE, primary_key=True),
+        required("document_id", DOCUMENT, index=True),
+        required("guardian_id", DOCUMENT, index=True),
+        *required_all(enrollment_id=ENROLLMENT, ends_in=sa.Integer, created_at=MOMENT),
     )
-    op.create_table(
+    make_coded(
         "exceptions",
-        column("id", ID, "enrollments.id", primary_key=True),
-        required("carrier", CODE, "carriers.code"),
-        required("outlet", CODE, "outlets.code"),
-        required("document_id", ID, "documents.id", index=True),
+        column("id", ENROLLMENT, primary_key=True),
+        *required_all(carrier=CARRIER, outlet=OUTLET),
+        required("document_id", DOCUMENT, index=True),
         required("cause", LONG_WORD),
         column("msisdn", BYTES),
         required("asked_at", MOMENT, index=True),
-        required("case_id", ID, "cases.id", index=True),
+        required("case_id", CASE, index=True),
         column("decided_at", MOMENT),
-        column("line_id", ID, "lines.id", index=True),
-        column("mac", BYTES),
+        column("line_id", LINE, index=True),
     )
     op.create_index("ix_exceptions_outlet", "exceptions", ["outlet", "asked_at"])
-
-
-def add_deaths() -> None:
-    op.create_table(
+    make_coded(
         "deaths",
-        column("document_id", ID, "documents.id", primary_key=True),
+        column("document_id", DOCUMENT, primary_key=True),
         *required_all(source=LONG_WORD, reported_at=MOMENT, reported_by=NAME, reported_person=NAME),
         required("disputed_lines", sa.JSON),
         *optional(confirmed_at=MOMENT, confirmed_by=NAME, contested_at=MOMENT, contested_by=NAME),
-        *optional(contested_person=NAME, lifted_at=MOMENT, lifted_by=NAME, mac=BYTES),
+        *optional(contested_person=NAME, lifted_at=MOMENT, lifted_by=NAME),
     )
-    op.create_table(
+    make_coded(
         "replacements",
-        column("document_id", ID, "documents.id", primary_key=True),
-        required("successor_id", ID, "documents.id", index=True),
-        required("enrollment_id", ID, "enrollments.id"),
-        *required_all(score=FLOAT, replaced_at=MOMENT),
-        column("mac", BYTES),
+        column("document_id", DOCUMENT, primary_key=True),
+        required("successor_id", DOCUMENT, index=True),
+        *required_all(enrollment_id=ENROLLMENT, score=FLOAT, replaced_at=MOMENT),
     )
 
 

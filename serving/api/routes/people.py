@@ -221,6 +221,5 @@ def _gather_subject(parts: Parts, document_id: str, language: str | None) -> wir
         found = gather_subject(parts.store, document_id, structs.asdict(parts.thresholds))
     finally:
         _EXPORTING.release()
-    page = None if language is None else write_page("subject.html", language, found=found)
-    # A lone surrogate in a name must not cost the page.
-    return wire.Subject(**plain(found), html=page and page.encode("utf-8", "replace"))
+    html = None if language is None else write_page("subject.html", language, found=found)
+    return wire.Subject(**plain(found), html=html)
