@@ -36,7 +36,7 @@ from engine.registry.migrations.from_0001 import (
 )
 
 
-def make_coded(name: str, *parts: sa.SchemaItem) -> None:
+def make_coded(name: str, *parts: sa.schema.SchemaItem) -> None:
     """Makes a table whose rows have codes."""
     op.create_table(name, *parts, column("mac", BYTES))
 
