@@ -191,9 +191,7 @@ class PeopleRules:
         "all", "none: nothing of a face is kept; a set of rules of lines may say so, too"
     )
     search_law: str = option(
-        "",
-        "the law by which a face that is not kept is searched for among those that others keep; "
-        "empty: it is not",
+        "", "the law by which a face not kept is searched for among those others keep; empty: none"
     )
     contact: str = option(
         "", "where people turn about a decision, as its page for them says; empty: who gives it"

@@ -278,35 +278,29 @@ class Store(Reader, Closing):
 
     def set_carrier_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
         """Sets the zone of the carrier's outlets that have none; None: the deployment's."""
-        self._set_time_zone(CARRIERS, "carrier", code, time_zone, actor)
+        self._change(CARRIERS, "carrier.time_zone_set", code, actor, {"time_zone": time_zone})
 
     def set_outlet_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
         """Sets an outlet's zone; None: its carrier's."""
-        self._set_time_zone(OUTLETS, "outlet", code, time_zone, actor)
-
-    def _set_time_zone(
-        self, table: Table, what: str, code: str, time_zone: str | None, actor: str
-    ) -> None:
-        entry = AuditEntry(actor, f"{what}.time_zone_set", code, {"time_zone": time_zone})
-        statement = update(table).where(table.c.code == code).values(time_zone=time_zone)
-        with (
-            self._recorded(entry) as connection,
-            changing_rows(connection, self.vault, table, [code]),
-        ):
-            if connection.execute(statement).rowcount != 1:
-                raise NotFound(f"no {what} has the code {code}: check it")
+        self._change(OUTLETS, "outlet.time_zone_set", code, actor, {"time_zone": time_zone})
 
     def close_outlet(self, code: str, *, actor: str) -> None:
         """Closes an outlet: nothing is enrolled there any more."""
-        now = utc_now()
-        statement = update(OUTLETS).where(OUTLETS.c.code == code)
+        closed = {"is_open": False, "closed_at": utc_now()}
+        self._change(OUTLETS, "outlet.closed", code, actor, {}, **closed)
+
+    def _change(
+        self, table: Table, action: str, code: str, actor: str, told: dict[str, Any], **untold: Any
+    ) -> None:
+        """Changes a tenant or an outlet; its audit entry has the values that are told."""
+        statement = update(table).where(table.c.code == code).values(told | untold)
         with (
-            self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection,
-            changing_rows(connection, self.vault, OUTLETS, [code]),
+            self._recorded(AuditEntry(actor, action, code, told)) as connection,
+            changing_rows(connection, self.vault, table, [code]),
         ):
-            result = connection.execute(statement.values(is_open=False, closed_at=now))
-            if result.rowcount != 1:
-                raise NotFound(f"no outlet has the code {code}: check it")
+            if connection.execute(statement).rowcount != 1:
+                what = action.partition(".")[0]
+                raise NotFound(f"no {what} has the code {code}: check it")
 
     def note(self, entry: AuditEntry, *counted: Tally) -> None:
         """Adds an entry to the audit chain, and to counts, beside a writer too."""

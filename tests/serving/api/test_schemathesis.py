@@ -40,7 +40,7 @@ FRAUD = (
     "/v1/sweeps",
     "/v1/precision",
 )
-OPERATOR = ("/metrics", "/v1/audit", "/v1/imports")
+OPERATOR = ("/metrics", "/v1/audit", "/v1/imports", "/v1/subjects")
 # Of these a body has one, which no schema says.
 CHOICES = {
     "/v1/match": ("reference",),
