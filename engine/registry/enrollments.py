@@ -20,7 +20,6 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 
@@ -47,6 +46,7 @@ from engine.registry.database import (
     UNREADABLE,
     AnyRow,
     Condition,
+    Progress,
     Source,
     chunks,
     is_id,
@@ -365,17 +365,6 @@ _LIVENESS_COUNTS = (
     .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
     .order_by(_results.carrier, _results.outlet)
 )
-_TRIES = (
-    select(ENROLLMENTS)
-    .where(
-        tuple_(ENROLLMENTS.c.document_id, ENROLLMENTS.c.id)
-        > tuple_(bindparam("document_id"), bindparam("last")),
-        ENROLLMENTS.c.created_at >= bindparam("since"),
-        ENROLLMENTS.c.created_at < bindparam("until"),
-    )
-    .order_by(ENROLLMENTS.c.document_id, ENROLLMENTS.c.id)
-    .limit(bindparam("page"))
-)
 _RANKED = select(
     *(ENROLLMENTS.c[one.name] for one in fields(AttemptRecord)),
     func.row_number()
@@ -434,14 +423,18 @@ class EnrollmentReader(RecordSource):
             found[row.document_id].append(read_as(AttemptRecord, row))
         return found
 
-    def tries(self, since: datetime, until: datetime) -> Iterator[AttemptRecord]:
+    def tries(self, since: datetime, until: datetime, tell: Progress) -> Iterator[AttemptRecord]:
         """Every attempt from one moment to before another that names a document, those of one
         document together."""
-        at = {"document_id": "", "last": "", "page": TEMPLATES_PER_CHUNK // 10}
-        while rows := self.rows(_TRIES, since=since, until=until, **at):
+        tried, page = ENROLLMENTS.c, TEMPLATES_PER_CHUNK // 10
+        is_within = tried.created_at >= since, tried.created_at < until
+        done, ((total,),) = 0, self.rows(select(func.count()).where(*is_within))
+        meant = *is_within, tried.document_id.is_not(None)
+        by = tried.document_id, tried.id
+        for rows in pages_of(self.rows, ENROLLMENTS, *meant, page=page, by=by):
             for row in sound_rows(self.vault, ENROLLMENTS, rows):
                 yield read_as(AttemptRecord, row)
-            at |= {"document_id": rows[-1].document_id, "last": rows[-1].id}
+            tell(done := done + len(rows), total)
 
     def decisions(self) -> Iterator[tuple[str, RecordedEvidence]]:
         """Decision and evidence of every enrollment that has not expired, in their order."""

@@ -191,20 +191,20 @@ def pages_of(
     table: Table,
     *conditions: Condition,
     page: int = 2_000,
+    by: Sequence[Column[Any]] = (),
 ) -> Iterator[Sequence[AnyRow]]:
-    """The rows of a table that conditions hold for, in the order of its key, each page a short
-    read; a row whose key is damaged comes with those before it."""
-    key = list(table.primary_key)
-    query = select(table).where(*conditions).order_by(*key).limit(page)
-    rows = read(query)
-    while rows:
+    """The rows of a table that conditions hold for, in the order of its key, or of a key that is
+    given, each page a short read; a row whose key is damaged comes with those before it."""
+    key = list(by or table.primary_key)
+    more = query = select(table).where(*conditions).order_by(*key).limit(page)
+    while rows := read(more):
         yield rows
         keys = [tuple(row._mapping[column] for column in key) for row in rows]
         readable = [one for one in keys if UNREADABLE not in one]
         if not readable:
             return
         last = [literal(one, column.type) for one, column in zip(readable[-1], key, strict=True)]
-        rows = read(query.where(tuple_(*key) > tuple_(*last)))
+        more = query.where(tuple_(*key) > tuple_(*last))
 
 
 def authentic_rows(vault: Vault, table: Table, rows: Iterable[AnyRow]) -> Iterator[AnyRow]:

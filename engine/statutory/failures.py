@@ -20,6 +20,7 @@ from engine.accuracy.pair_scores import wilson_interval
 from engine.errors import RequestError
 from engine.matching.calibration import Rate
 from engine.matching.documents import find_time_zone
+from engine.registry.database import Progress, untold
 from engine.registry.enrollments import AttemptRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
@@ -90,6 +91,7 @@ def report_failures(
     time_zone: str,
     least: int,
     labels: Labels | None = None,
+    progress: Progress = untold,
 ) -> FailureReport:
     """Of those who tried from one moment to before another: of all, by carrier, outlet and hour of
     the first try (of its outlet, else of `time_zone`), and by the columns of `labels`."""
@@ -99,14 +101,13 @@ def report_failures(
         known = read_apart([outlet], registry.outlets).get(outlet)
         return (known and known.time_zone) or time_zone
 
-    more = labels or {}
     groups: dict[str, dict[str, _Group]] = defaultdict(lambda: defaultdict(_Group))
-    for key, person in groupby(registry.tries(*span), key=lambda one: one.document_id):
+    for key, person in groupby(registry.tries(*span, progress), key=lambda one: one.document_id):
         tries = sorted(person, key=lambda one: one.created_at)
         first = tries[0]
         hour = first.created_at.astimezone(find_time_zone(zone_of(first.outlet))).strftime("%H")
         names = {"all": "", "carrier": first.carrier, "outlet": first.outlet, "hour": hour}
-        for column, known in more.items():
+        for column, known in (labels or {}).items():
             names[column] = known.get(str(key)) or known.get(first.id) or UNKNOWN
         for by, name in names.items():
             groups[by][name].add(tries)
@@ -167,8 +168,7 @@ def read_labels(path: Path) -> Labels:
             texts: dict[str, str] = {}
             for row in rows:
                 for name in names:
-                    if name not in KEYS and row[name].strip():
-                        label = row[name].strip()
+                    if name not in KEYS and (label := row[name].strip()):
                         labels[name][row[key]] = texts.setdefault(label, label)
     except (OSError, UnicodeDecodeError, csv.Error):
         raise RequestError(f"{path.name} can't be read: give a CSV in UTF-8") from None

@@ -233,7 +233,8 @@ def report_enrollments(
     last = utc_now() if until is None else inputs.read_moment(until)
     labels = None if groups is None else failures.read_labels(groups)
     zone = call.deployment.settings.registrar.time_zone
-    found = failures.report_failures(call.store, (first, last), zone, least, labels)
+    with call.progress("reading") as report:
+        found = failures.report_failures(call.store, (first, last), zone, least, labels, report)
     call.note("list.made", "failures", {"rows": len(found.groups), "least": least})
     shown = columns("by group people", failed_to_enroll=lambda one: _rate(one.failed))
     shown["tried again"] = lambda one: _rate(one.tried_again)

@@ -83,8 +83,10 @@ def test_who_is_never_approved_for_the_face_failed_and_further_tries_are_timed(
     # The hour of the outlet's time zone.
     assert NOW.utcoffset() == timedelta(0)
     assert list(rows_of(report(store), "hour")) == [f"{(NOW.hour + 9) % 24:02d}"]
-    later = (NOW + DAY, NOW + 2 * DAY)
+    later, heard = (NOW + DAY, NOW + 2 * DAY), []
     assert report_failures(store, later, "UTC", 5) == FailureReport(5, [], 0)
+    report_failures(store, SPAN, "UTC", 5, None, lambda *told: heard.append(told))
+    assert heard == [(done, 60) for done in range(3, 61, 3)]
 
 
 def test_no_count_is_told_that_is_small_or_is_what_the_others_leave(store, attempt) -> None:
