@@ -256,6 +256,9 @@ def hold_an_erasure(analyst: Visitor) -> str:
     analyst.check("hold")
     card.get_by_role("link").first.click()
     expect(analyst.page.locator(".notice.info")).to_contain_text("waits for open cases")
+    analyst.press("Show faces")
+    expect(analyst.page.locator(".face-side img").first).to_be_visible()
+    expect(analyst.page.get_by_role("row").filter(has_text="Received")).to_be_visible()
     analyst.page.go_back()
     analyst.expect_heading("One face, two documents")
     return document

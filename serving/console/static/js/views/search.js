@@ -90,10 +90,16 @@ function showPeople(page, results, found, probe) {
   heading.focus();
 }
 
-/** A look at the faces of those who were found, on demand: most searches need none. */
+/** What is asked for on demand, in place of the button. */
+function onDemand(page, key, make) {
+  const place = element("div.cell");
+  const { button, faults } = workButton(page, key, async () => replace(place, await make()));
+  return add(place, button, faults);
+}
+
+/** A look at the faces of those who were found: most searches need none. */
 function facesButton(page, { people }, probe) {
-  const place = element("div");
-  const show = async () => {
+  return onDemand(page, "face.show", async () => {
     const { calibration } = await get(["thresholds"]);
     const curve = calibration?.curves.find((one) => one.comparison === "fused_to_one");
     const asked = probe && {
@@ -115,11 +121,9 @@ function facesButton(page, { people }, probe) {
       people.map((one) => one.document_id),
       { own: asked ? [asked] : [], ownLikenesses: asked ? ownLikenesses : [] },
     );
-    replace(place, node);
     page.bindKeys(keys);
-  };
-  const { button, faults } = workButton(page, "face.show", show);
-  return add(place, button, faults);
+    return node;
+  });
 }
 
 const PROBE = "probe";
@@ -163,10 +167,21 @@ async function showDocument(page, id) {
     facts([["document.id", wholeId(found.document_id)]]),
     erasureNotice(found),
     withdrawalNotice(found),
+    faceButton(page, id),
     section("lines.caption", lineTable(found.lines, (line) => historyCell(page, line))),
     section("cases.caption", caseTable(found.cases)),
     section("enrollment.list", attemptTable(found.enrollments)),
   );
+}
+
+/** The faces that are kept of a document and where they came from: each look is audited. */
+function faceButton(page, id) {
+  return onDemand(page, "cases.faces", async () => {
+    const { node, keys } = await faceSection(page, [id]);
+    node.querySelector("details")?.setAttribute("open", "");
+    page.bindKeys(keys);
+    return node;
+  });
 }
 
 /** An erasure that is asked for and waits for open cases. */
@@ -199,15 +214,13 @@ function withdrawalNotice({ withdrawn }) {
 
 /** What happened to a line, once it is asked for: each reading is audited. */
 function historyCell(page, line) {
-  const cell = element("div.cell");
-  const { button, faults } = workButton(page, "line.history", async () => {
+  return onDemand(page, "line.history", async () => {
     const { events } = await get(["lines", line.line_id, "events"]);
     const items = events.map((one) =>
       element("li", word("event", one.kind), " · ", moment(one.at)),
     );
-    replace(cell, items.length ? element("ul", items) : say("line.history.none"));
+    return items.length ? element("ul", items) : say("line.history.none");
   });
-  return replace(cell, button, faults);
 }
 
 function attemptTable(attempts) {
