@@ -339,6 +339,7 @@ def restore_backup(
     actor: str,
     replaces: bool = False,
     conversion: Conversion | None = None,
+    progress: Progress = untold,
 ) -> RestoredBackup:
     """Puts a backup in the place of a registry that no process writes to (`WriterBusy`).
 
@@ -358,7 +359,8 @@ def restore_backup(
         else:
             staged = path.with_name(f".{path.name}.restoring")
             undo.callback(lambda: staged.unlink(missing_ok=True))
-        manifest = _stage(file, staged, vault, model_digest, conversion)
+        end = _stage(file, staged, vault, model_digest, conversion)
+        manifest = replace(_describe(staged, vault, progress), **end)
         if manifest.damage and made is None:
             raise RegistryError(
                 f"{file} is damaged ({'; '.join(manifest.damage[:3])}): give a backup's folder, "
@@ -389,8 +391,8 @@ def _tell(lost: Lost | None) -> str:
 
 def _stage(
     file: Path, staged: Path, vault: Vault, model_digest: str, conversion: Conversion | None
-) -> Manifest:
-    """Copies a backup's file beside the registry, and checks it there."""
+) -> dict[str, Any]:
+    """Copies a backup's file beside the registry, of this version; where its audit chain ended."""
     try:
         staged.unlink(missing_ok=True)
         with file.open("rb") as source, created(staged) as sink:
@@ -408,9 +410,8 @@ def _stage(
         with open_connection(engine) as connection:
             deployment.check(connection, vault, model_digest)
             require_head(vault, read_head(connection))
-    manifest = _describe(staged, vault)
     flush(staged)
-    return replace(manifest, audit_number=number, audit_head=head.hex())
+    return {"audit_number": number, "audit_head": head.hex()}
 
 
 def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | None, int]:

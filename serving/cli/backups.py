@@ -62,15 +62,17 @@ def restore(
     """Put a backup in the place of the registry, and say what is lost since. Stop servers first."""
     folder = require_home(call.home)
     settings = load_settings(folder)
-    done = restore_backup(
-        registry_url(folder, settings),
-        load_vault(folder, settings),
-        source.absolute(),
-        model_digest=model_digest(settings),
-        actor=call.actor,
-        replaces=replaces,
-        conversion=find_conversion(settings),
-    )
+    with call.progress("restoring") as report:
+        done = restore_backup(
+            registry_url(folder, settings),
+            load_vault(folder, settings),
+            source.absolute(),
+            model_digest=model_digest(settings),
+            actor=call.actor,
+            replaces=replaces,
+            progress=report,
+            conversion=find_conversion(settings),
+        )
     made, lost = done.manifest, done.lost
     return Answer(
         {

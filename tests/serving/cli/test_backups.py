@@ -1,10 +1,12 @@
 """`sosie backup` and `sosie restore` on a home, served or not."""
 
+import re
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from serving.cli import output
 from tests.serving.conftest import OTHER_NUMBER, enrollment
 
 
@@ -30,14 +32,18 @@ def test_a_home_is_backed_up_and_restored_and_the_loss_is_told(
     assert sosie(*later, "--json").json["decision"] == "rejected"
 
 
-def test_a_lost_registry_comes_back(full_home, sosie, tmp_path) -> None:
+def test_a_lost_registry_comes_back_and_its_progress_is_told_in_lines_where_no_terminal_is(
+    full_home, sosie, tmp_path, monkeypatch
+) -> None:
     copy = tmp_path / "copy"
     assert sosie("backup", copy, "--home", full_home).code == 0
     for one in full_home.glob("registry.sqlite*"):
         one.unlink()
     shutil.rmtree(full_home / "gallery", ignore_errors=True)
+    monkeypatch.setattr(output, "TELL_EVERY_S", 0.0)
     told = sosie("restore", copy, "--home", full_home)
     assert told.code == 0, told.err
+    assert re.search(r"^restoring: [\d,]+ of [\d,]+$", told.err, re.MULTILINE)
     assert "cannot be told" in told.out
     assert sosie("doctor", "--home", full_home).code == 0
 
