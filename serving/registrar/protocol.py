@@ -241,8 +241,7 @@ class RegistrarClient(ABC):
     note_case: Ask[[str, str, CallContext], CaseRecord]
     reveal_case: Ask[[str, Sequence[str], str | None, CallContext], None]
     reveal_subject: Ask[[str, str, CallContext], None]
-    """Counts, and keeps why, that these documents of a case, or all about the holder of one, are
-    shown in full; audited. `TooManyFailures` where that is too much for a person."""
+    """Counts whom a person is shown in full, and keeps why; audited. `TooManyFailures` beyond."""
     propose_outcome: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
     """Proposes an outcome, and the lines that another person may close by it."""
     withdraw_proposal: Ask[[str, CallContext], CaseRecord]
