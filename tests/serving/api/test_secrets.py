@@ -22,7 +22,7 @@ def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
     def as_fraud(method: str, path: str, **options: Any) -> Ask:
         return method, path, {"key": "fraud", **options}
 
-    search = "/v1/people/search"
+    search, export = "/v1/people/search", ("POST", "/v1/subjects/export")
     return [
         as_fraud("POST", search, body={"msisdn": f"{MSISDN}x{NAME}"}),
         as_fraud("POST", search, body={"document": wrong}),
@@ -40,6 +40,8 @@ def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
         as_fraud("POST", "/v1/sweeps", body={"scope": NAME}),
         as_fraud("GET", f"/v1/sweeps/{NUMBER}/groups/{NAME}"),
         ("GET", "/v1/audit", {"key": "operator", "params": {"subject": f"{NAME}\0"}}),
+        (*export, {"key": "operator", "body": {"document": wrong, "reason": NAME}}),
+        (*export, {"key": "operator", "body": {"document": NUMBER, "reason": NUMBER}}),
     ]
 
 
@@ -120,6 +122,10 @@ def test_nothing_personal_is_logged_counted_or_told_in_an_error(
         told.append(response.text + repr(response.headers))
     good = fresh.enroll(activation(), f"{NAME} {MSISDN}")
     assert good.status_code == 201
+    asked = {"document": {"type": "cn-ric", "number": NUMBER}, "reason": "asked", "language": "zh"}
+    shown = fresh.ask("POST", "/v1/subjects/export", key="operator", body=asked)
+    assert shown.status_code == 200
+    assert NUMBER in shown.text
     metrics = fresh.ask("GET", "/metrics", key="operator").text
     written = fresh.log_text
     assert written.count('"request"') >= len(told)
