@@ -1,5 +1,6 @@
 """The whole way through the console in a real Chromium, as people go it."""
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -395,12 +396,26 @@ def approve(second: Visitor) -> None:
         whose.fill(asked)
         whose.press("Enter")
         expect(second.page.locator("tr[data-case]")).to_have_count(shown)
+    save_the_rows(second)
     # What was left in use is shown to whoever looks at the queue, whatever is asked for there.
     second.open("Cases")
     second.page.get_by_role("link", name="Cases decided as fraud with numbers in use: 1").click()
     left = second.row("One face, two documents")
     expect(left).to_contain_text("Decided fraud, numbers in use: 1")
     expect(left).to_contain_text("Closed")
+
+
+def save_the_rows(second: Visitor) -> None:
+    """As they stand there; what a spreadsheet would compute is a text."""
+    row = second.page.locator("tr[data-case]")
+    row.locator("td").nth(1).evaluate("""(cell) => (cell.textContent = '=1+"a"')""")
+    with second.page.expect_download() as download:
+        second.press("Save these rows for a spreadsheet")
+    assert download.value.suggested_filename == "Cases.csv"
+    heads, values = csv.reader(download.value.path().read_text("utf-8-sig").splitlines())
+    assert heads[:2] == ["Case", "About"]
+    assert values[:2] == [row.get_attribute("data-case"), """'=1+"a\""""]
+    assert "blue" in values[heads.index("Where")]
 
 
 def decide_two_of_the_ring(site: Site) -> None:

@@ -141,12 +141,9 @@ function approval(page, found, done) {
   const { outcome, close_lines: lines, keep_lines: keeps, by, person, at } = found.proposal;
   const isMine = isMe(person ?? by);
   const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
-  const approve = workButton(
-    page,
-    "case.approve",
-    () => end(found, "close", outcome, lines, keeps).then(() => done("case.closeddone")),
-    "primary",
-  );
+  const close = () => end(found, "close", outcome, lines, keeps);
+  const closeAndTell = () => close().then(() => done("case.closeddone"));
+  const approve = workButton(page, "case.approve", closeAndTell, "primary");
   const withdraw = workButton(page, isMine ? "case.withdraw" : "case.refuse", () =>
     post(["cases", found.case_id, "withdraw"]).then(() => done("case.withdrawn")),
   );

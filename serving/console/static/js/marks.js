@@ -104,20 +104,23 @@ export function table(title, items, columns, none = null, given = undefined) {
   return scroller;
 }
 
-/** A table of the first page with a button for the next: `ask(after)` has a page, `read` its items. */
+/** A table of the first page with a button for the next, `ask(after)` has a page and `read` its items;
+ * and one that saves the rows that are there. */
 export function growingTable(page, first, { title, columns, ask, read, none = null, given }) {
   if (none !== null && read(first).length === 0) return empty(none);
   const whole = table(title, [], columns);
+  const body = whole.querySelector("tbody");
+  const saving = workButton(page, "table.save", () => body.rows.length && saveRows(body.rows, title));
   const more = element("div.more");
   const extend = (answer) => {
-    add(whole.querySelector("tbody"), rowsOf(read(answer), columns, given));
+    add(body, rowsOf(read(answer), columns, given));
     if (answer.next === null) return replace(more);
     const next = async () => extend(await ask(answer.next));
     const { button, faults } = workButton(page, "action.more", next);
     return replace(more, button, faults);
   };
   extend(first);
-  return [whole, more];
+  return [whole, more, element("p.actions", saving.button), saving.faults];
 }
 
 /** Rows of which each cell knows the head of its column. */
@@ -131,6 +134,46 @@ function rowsOf(items, columns, given = () => ({})) {
       ),
     ),
   );
+}
+
+/** What a spreadsheet would compute, and not show; some take the full-width signs, too. */
+const FORMULA = /^[=+\-@\t\r＝＋－＠]/;
+
+/** The rows of a table as they are read, as a file for a spreadsheet, without columns of controls; in
+ * front of a case's its whole id. */
+function saveRows([...rows], title) {
+  const shown = [...rows[0].cells].filter((cell) => !cell.querySelector("input, button"));
+  const idOf = ({ dataset }) => (dataset.case ? [dataset.case] : []);
+  const heads = [...idOf(rows[0]).map(() => say("case.id")), ...shown.map((cell) => cell.dataset.head)];
+  const read = (row) => shown.map((cell) => readText(row.cells[cell.cellIndex]));
+  const texts = rows.map((row) => [...idOf(row), ...read(row)]);
+  const lines = [heads, ...texts].map((cells) =>
+    cells.map((one) => `"${one.replace(FORMULA, "'$&").replaceAll('"', '""')}"`).join(","),
+  );
+  // By the mark in front spreadsheets know that it is UTF-8.
+  saveFile(`${say(title)}.csv`, "text/csv", `\ufeff${lines.join("\r\n")}\r\n`);
+}
+
+/** What a cell shows, its parts apart, and ids whole. */
+function readText(cell) {
+  const parts = [""];
+  const read = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) parts.push(parts.pop() + node.data);
+    else if (node.matches(".id")) parts.push(parts.pop() + (node.title || node.textContent));
+    else if (!node.matches(".spoken, figure")) {
+      if (node.matches("div, li, p")) parts.push("");
+      node.childNodes.forEach(read);
+    }
+  };
+  cell.childNodes.forEach(read);
+  return parts.map((one) => one.trim()).filter(Boolean).join("; ");
+}
+
+/** To the reader's own files; nothing of it stays here. */
+export function saveFile(name, type, content) {
+  const href = URL.createObjectURL(new Blob([content], { type }));
+  element("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
 /** The cell of a row under a head. */

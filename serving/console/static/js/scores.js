@@ -110,10 +110,8 @@ export function rateAt(curve, score) {
   for (const point of points) {
     if (score < point.score) {
       const share = (score - before.score) / (point.score - before.score);
-      return {
-        value: Math.exp((1 - share) * Math.log(before.fmr) + share * Math.log(point.fmr)),
-        isBound: false,
-      };
+      const power = (1 - share) * Math.log(before.fmr) + share * Math.log(point.fmr);
+      return { value: Math.exp(power), isBound: false };
     }
     before = point;
   }
@@ -179,15 +177,11 @@ function grid({ x, y, bottom, left }) {
     (value) => value >= left,
   );
   return [
-    decades.map((power) => [
-      shape("line.grid", {
-        x1: x(left),
-        x2: x(1),
-        y1: y(10 ** power),
-        y2: y(10 ** power),
-      }),
-      label(x(left) - 8, y(10 ** power) + 4, powerOfTen(power), "end"),
-    ]),
+    decades.map((power) => {
+      const at = y(10 ** power);
+      const line = shape("line.grid", { x1: x(left), x2: x(1), y1: at, y2: at });
+      return [line, label(x(left) - 8, at + 4, powerOfTen(power), "end")];
+    }),
     scores.map((value) => label(x(value), HEIGHT - BOX.bottom + 26, value.toFixed(1), "middle")),
     label(x(1), HEIGHT - 4, say("curve.score"), "end"),
     label(4, 14, say("curve.axis"), "start"),

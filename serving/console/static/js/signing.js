@@ -71,8 +71,7 @@ function ask(signal) {
     const told = element("div");
     const accept = (key, found) => {
       if (!isSameHolder(found, before)) {
-        replace(told, notice("warn", element("p", { role: "alert" }, say("again.other"))));
-        return;
+        return replace(told, notice("warn", element("p", { role: "alert" }, say("again.other"))));
       }
       signIn(key, found);
       finish(true);
@@ -146,8 +145,7 @@ async function enter(page, text, refused) {
     signIn(key, await showKey(key));
   } catch (fault) {
     if (fault.status !== 401) throw fault;
-    refused.replaceChildren(faultBox(fault));
-    return;
+    return refused.replaceChildren(faultBox(fault));
   }
   await page.goOn();
 }

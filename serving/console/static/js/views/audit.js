@@ -30,18 +30,10 @@ export async function show(page) {
 
 function verification(page) {
   const result = element("div", { role: "status" });
-  const { button, faults } = workButton(
-    page,
-    "audit.verify",
-    async () => {
-      const found = await verifyAll(
-        (done) => replace(result, element("p", say("audit.verifying", { share: share(done) }))),
-        page.signal,
-      );
-      replace(result, verdictOf(found));
-    },
-    "primary",
-  );
+  const told = (done) => say("audit.verifying", { share: share(done) });
+  const tell = (done) => replace(result, element("p", told(done)));
+  const verify = async () => replace(result, verdictOf(await verifyAll(tell, page.signal)));
+  const { button, faults } = workButton(page, "audit.verify", verify, "primary");
   return element(
     "section.card",
     { "aria-label": say("audit.verify") },

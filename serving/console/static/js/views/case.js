@@ -16,6 +16,7 @@ import {
   lineTable,
   notice,
   peopleText,
+  saveFile,
   section,
   table,
   word,
@@ -266,20 +267,13 @@ function reportForm(page, { case_id: id, documents: held }) {
       const terms = { faces: faces === "on", reveal: reveal === "on", carrier: carrier || null };
       const file = await post(["cases", id, "report"], terms);
       if (page.signal.aborted) return;
-      save(file);
+      const bytes = Uint8Array.from(atob(file.html), (one) => one.charCodeAt(0));
+      saveFile(file.file_name, "text/html", bytes);
       const counts = { faces: number(file.faces), left: number(file.left_out) };
       replace(made, say(file.left_out ? "report.part" : "report.made", counts));
     },
   );
   return section("report.title", hint(say("report.lead")), form, made);
-}
-
-/** To the reader's own files; nothing of it stays here. */
-function save({ html, file_name: name }) {
-  const bytes = Uint8Array.from(atob(html), (one) => one.charCodeAt(0));
-  const href = URL.createObjectURL(new Blob([bytes], { type: "text/html" }));
-  element("a", { href, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */

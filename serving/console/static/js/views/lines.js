@@ -39,16 +39,9 @@ export async function show(page) {
 
 function showLines(page, results, found, pack) {
   if (!found.is_holder) {
-    replace(
-      results,
-      notice(
-        "warn",
-        element("p.notice-title", say("lines.stranger")),
-        element("p", say("lines.stranger.hint")),
-      ),
-    );
-    page.announce(say("lines.stranger"));
-    return;
+    const told = say("lines.stranger");
+    replace(results, notice("warn", element("p.notice-title", told), say("lines.stranger.hint")));
+    return page.announce(told);
   }
   const heading = element(
     "h2",
@@ -73,15 +66,8 @@ function disputeCell(page, line, pack) {
 }
 
 function confirmDispute(page, line, work) {
-  const confirm = workButton(
-    page,
-    "dispute.confirm",
-    async () => {
-      await work();
-      dialog.close();
-    },
-    "primary",
-  );
+  const workAndClose = () => work().then(() => dialog.close());
+  const confirm = workButton(page, "dispute.confirm", workAndClose, "primary");
   const dialog = openDialog(
     say("dispute.title"),
     [

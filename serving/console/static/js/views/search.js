@@ -116,11 +116,9 @@ function facesButton(page, { people }, probe) {
       score: one.score,
       strangers: curve && strangersOf(curve, one.score),
     }));
-    const { node, keys } = await faceSection(
-      page,
-      people.map((one) => one.document_id),
-      { own: asked ? [asked] : [], ownLikenesses: asked ? ownLikenesses : [] },
-    );
+    const ids = people.map((one) => one.document_id);
+    const brought = asked ? { own: [asked], ownLikenesses } : {};
+    const { node, keys } = await faceSection(page, ids, brought);
     page.bindKeys(keys);
     return node;
   });
