@@ -184,9 +184,8 @@ class AsyncClient:
         self, document_id: str, cause: ExemptionCause, options: Options = _USUAL
     ) -> lines.Exemption:
         """No limit on lines holds for a document any more."""
-        body = lines.ExemptionRequest(cause)
-        call = post(lines.Exemption, "documents", document_id, "exemption", body=body)
-        return await self._send(call, options)
+        body, path = lines.ExemptionRequest(cause), ("documents", document_id, "exemption")
+        return await self._post(options, lines.Exemption, body, *path)
 
     async def end_exemption(self, document_id: str, options: Options = _USUAL) -> lines.Exemption:
         """The limits hold for a document again."""
@@ -306,6 +305,12 @@ class AsyncClient:
         face = None if probe is None else write_face(probe)
         body = people.PeopleRequest(face, document, msisdn)
         return await self._post(options, people.People, body, "people", "search")
+
+    async def export_subject(
+        self, asked: people.SubjectRequest, options: Options = _USUAL
+    ) -> people.Subject:
+        """All that is kept of a document's holder, as the holder may have it."""
+        return await self._post(options, people.Subject, asked, "subjects", "export")
 
     async def read_document(self, document_id: str, options: Options = _USUAL) -> people.Person:
         """Reads everything under a document, closed lines and cases too."""
@@ -652,9 +657,8 @@ class AsyncClient:
         self, webhook_id: str, events: Sequence[str] = (), options: Options = _USUAL
     ) -> webhooks.Revived:
         """Has these events tried again, or all that were given up."""
-        body = webhooks.AskedAgain(tuple(events))
-        call = post(webhooks.Revived, "webhooks", webhook_id, "dead-letters", "retry", body=body)
-        return await self._send(call, options)
+        body, path = webhooks.AskedAgain(tuple(events)), ("webhooks", webhook_id, "dead-letters")
+        return await self._post(options, webhooks.Revived, body, *path, "retry")
 
     async def verify_audit(self, after: int = 0, options: Options = _USUAL) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""

@@ -21,6 +21,7 @@ from serving.client.transport import delete, get
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
 from serving.wire.lines import CampaignRequest, ClosedLine
+from serving.wire.people import SubjectRequest
 from tests.serving.api.conftest import Service
 
 ROOT = Path(__file__).parents[3]
@@ -143,6 +144,7 @@ def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_
         "Restriction": "barred",
         "ReportedKind": "sim_swap",
         "ExemptionCause": "business",
+        "people.SubjectRequest": SubjectRequest(ASTRONAUT, "asked for"),
         "lines.CampaignRequest": CampaignRequest(name="X", deadline=Moment.of(datetime.now(UTC))),
         "datetime": datetime.now(UTC),
     }

@@ -448,7 +448,7 @@ function strip(desk) {
 
 function moreButton(desk) {
   if (desk.rest.length === 0) return null;
-  const count = Math.min(AT_ONCE, desk.rest.length);
+  const [some, all] = [Math.min(AT_ONCE, desk.rest.length), desk.rest.length];
   const run = () =>
     tryWork(desk.page, desk.node, desk.faults, async () => {
       const found = await readFaces(desk.rest.slice(0, AT_ONCE));
@@ -457,11 +457,8 @@ function moreButton(desk) {
       take(desk, found.subjects, found.likenesses);
       draw(desk);
     });
-  const button = plainButton(
-    say("face.more", { count: number(count), left: number(desk.rest.length) }),
-    run,
-    "button",
-  );
+  const label = say("face.more", { count: number(some), left: number(all) });
+  const button = plainButton(label, run, "button");
   button.dataset.face = "more";
   return element("p.actions", button);
 }

@@ -126,10 +126,8 @@ async function openCamera(page, label, shots, keep) {
   const shot = plainButton(say("picture.take"), take, "button primary");
   shot.disabled = true;
   const actions = element("p.actions", shot, closingButton("action.cancel"));
-  const dialog = openDialog(label, [video, words, actions], {
-    kind: "camera",
-    signal: page.signal,
-  });
+  const how = { kind: "camera", signal: page.signal };
+  const dialog = openDialog(label, [video, words, actions], how);
   let stream = null;
   const stop = () => stream?.getTracks().forEach((track) => track.stop());
   dialog.addEventListener("close", stop);

@@ -12,6 +12,7 @@ export async function show(page, id = null) {
   if (id === null) return showFinder(page);
   const record = await get(["enrollments", id]);
   const [faces, thresholds] = await Promise.all([facesOf(page, record), get(["thresholds"])]);
+  const curves = figures(record, thresholds.calibration);
   page.show(
     element("h1", say("enrollment.title")),
     verdict(record),
@@ -19,11 +20,7 @@ export async function show(page, id = null) {
     record.expired_at &&
       notice("info", element("p", say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
-    evidence(
-      record,
-      figures(record, thresholds.calibration),
-      candidateTable(record.duplicate_search),
-    ),
+    evidence(record, curves, candidateTable(record.duplicate_search)),
     element(
       "details.block",
       element("summary", say("quality.caption")),

@@ -43,11 +43,8 @@ function showLines(page, results, found, pack) {
     replace(results, notice("warn", element("p.notice-title", told), say("lines.stranger.hint")));
     return page.announce(told);
   }
-  const heading = element(
-    "h2",
-    { tabindex: "-1" },
-    say("lines.found", { count: number(found.lines.length) }),
-  );
+  const counted = say("lines.found", { count: number(found.lines.length) });
+  const heading = element("h2", { tabindex: "-1" }, counted);
   const act = (line) => disputeCell(page, line, pack);
   const matched =
     found.score === null
