@@ -64,15 +64,20 @@ ASKED_MS = 5000
 
 COUNTED = ("own", "match", "enroll")
 TABLES = {
+    "places": "string len 8",
     **dict.fromkeys(("connections", "clients"), "ipv6"),
     "keys": "binary len 32",
     **dict.fromkeys(COUNTED, "binary len 32"),
     **{f"{name}-carrier": "integer" for name in COUNTED},
 }
-"""Tables of what is open by address, and of the requests that are counted by key's digest and by
-carrier; of the `keys` that an ingress has admitted, with the numbers of their carriers."""
+"""Tables of what is open by address, and of the requests that are counted in all, by key's digest and
+by carrier; of the `keys` that an ingress has admitted, with the numbers of their carriers."""
 KEY_KEPT_MIN = 10
 """How long a key stays known after its last answer."""
+STANDING_SHARE = 0.25
+"""Of a bound of matches holds after a refusal by it, until a second has passed without one: a burst
+waits for its turn, and a queue that stands would make all answers late (as CoDel has it, RFC 8289).
+Enrollments that count to a bound may be coming still, which costs no core."""
 
 
 class TemplateChanged(Exception):
@@ -186,7 +191,7 @@ def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
     yield r"^( *hard-stop-after) \S+$", rf"\1 {config.hard_stop_s}s", 1
     # Serve's own pages for its operators tell what runs here; an ingress has its health check.
     yield r"^ +http-request return [^\n]* if (?:healthcheck|routes)\b[^\n]*\n", "", 2
-    more = f"    tune.stick-counters 5\n    lua-load {folder / ACTIONS}\n"
+    more = f"    tune.stick-counters 6\n    lua-load {folder / ACTIONS}\n"
     yield r"^(global\n)", rf"\1{more}", 1
     if config.address is not None:
         host = f"[{config.address}]" if ":" in config.address else config.address
@@ -268,7 +273,9 @@ LANES = (
 
 
 def _make_table(name: str) -> str:
-    kept = f"expire {KEY_KEPT_MIN}m store gpt0" if name == "keys" else "expire 1m store conn_cur"
+    kept = f"expire {KEY_KEPT_MIN}m store gpt0"
+    if name != "keys":
+        kept = "expire 1m store conn_cur,gpc0,gpc0_rate(1s)"
     return f"backend {_name(name)}\n    stick-table type {TABLES[name]} size 100k {kept}\n"
 
 
@@ -401,16 +408,31 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
             place = f"{{ var(txn.place) -m str {name} }}"
             of_key = max(1, math.ceil(bound * config.key_share))
             yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
-            yield f"{key} if {place} {{ sc2_conn_cur gt {of_key} }}"
+            yield from _refuse(key, name, place, "sc_conn_cur(2)", of_key, 2)
             table, of_carrier = _name(f"{name}-carrier"), math.ceil((bound + of_key) / 2)
             yield f"http-request track-sc4 var(txn.carrier) table {table} if {place}"
-            yield f"{carrier} if {place} {{ sc_conn_cur(4) gt {of_carrier} }}"
+            yield from _refuse(carrier, name, place, "sc_conn_cur(4)", of_carrier, 4)
         for lane_name in (name, *(lane.name for lane in LANES if lane.of == name)):
             backend = OWN if name == "own" else f"{OWN}-{lane_name}"
-            is_full = f"{{ be_conn({backend}) ge {bound} }}"
-            yield f"{full} if {{ var(txn.lane) -m str {lane_name} }} {is_full}"
+            in_lane = f"{{ var(txn.lane) -m str {lane_name} }}"
+            yield f"http-request track-sc5 str({lane_name}) table {_name('places')} if {in_lane}"
+            yield from _refuse(full, name, in_lane, f"be_conn({backend})", bound - 1, 5)
     yield "http-request set-priority-class sc_conn_cur(4)"
     yield "http-after-response set-status 429 if { var(txn.waited) -m bool }"
+
+
+def _refuse(refusal: str, name: str, where: str, count: str, most: int, slot: int) -> Iterator[str]:
+    """Rules that refuse what is above `most`; of matches also what is above a share of it, while
+    the tracked `slot` counts refusals."""
+    is_over = f"{where} {{ {count} gt {most} }}"
+    if name != "match":
+        yield f"{refusal} if {is_over}"
+        return
+    stands = (
+        f"{where} {{ {count} gt {int(most * STANDING_SHARE)} }} {{ sc_gpc0_rate({slot}) gt 0 }}"
+    )
+    yield f"http-request sc-inc-gpc0({slot}) if {is_over} || {stands}"
+    yield f"{refusal} if {stands}"
 
 
 def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:

@@ -37,10 +37,14 @@ class HoldingServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Slow)
         self.holds = threading.Semaphore(0)
-        self.is_open = threading.Event()
+        self.allowed = threading.Semaphore(0)
         self.posted: list[str] = []
         """The keys of POST requests, as these came."""
         self.carriers = {f"Bearer {KEY}": 1, f"Bearer {OTHER_KEY}": 2}
+
+    def open(self) -> None:
+        """From now on slow requests are answered, those that come as well."""
+        self.allowed.release(1000)
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -71,7 +75,7 @@ class Slow(BaseHTTPRequestHandler):
 
     def _wait(self) -> None:
         self.server.holds.release()
-        assert self.server.is_open.wait(120)
+        assert self.server.allowed.acquire(timeout=120)
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -133,9 +137,15 @@ class Proxied:
 
     def release(self, held: list[threading.Thread]) -> None:
         """Those are answered, and every later request is at once."""
-        self.server.is_open.set()
+        self.server.open()
         for thread in held:
             thread.join()
+
+    def release_some(self, count: int, held: list[threading.Thread]) -> None:
+        """So many of them are answered."""
+        left = sum(one.is_alive() for one in held) - count
+        self.server.allowed.release(count)
+        wait_until(lambda: sum(one.is_alive() for one in held) == left)
 
     def stop_server(self) -> None:
         """Leaves the proxy without a server."""
@@ -209,5 +219,5 @@ def run_proxy(
     finally:
         process.kill()
         process.wait()
-        server.is_open.set()
+        server.open()
         found.stop_server()

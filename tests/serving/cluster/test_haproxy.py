@@ -22,6 +22,7 @@ from serving.cluster.haproxy import (
     WRAPPER,
     TemplateChanged,
     amend,
+    command,
     list_sockets,
     prepare,
     read_statistics,
@@ -86,6 +87,25 @@ def test_what_is_above_the_bound_is_refused_and_does_not_wait(
     assert proxied.ask("/health/ready")[0] == 200
     proxied.release(held)
     assert proxied.ask(path, method)[0] == 200
+
+
+@pytest.mark.parametrize(("key_share", "code"), [(1, "SERVICE.BUSY"), (0.5, "ACCESS.RATE_LIMITED")])
+def test_after_a_refusal_a_share_of_the_bound_of_matches_holds_until_none_follows(
+    tmp_path_factory, key_share: float, code: str
+) -> None:
+    config = replace(CONFIG, match_ongoing=int(8 / key_share), key_share=key_share)
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        asked = ("/v1/match", "POST")
+        held = proxied.hold(8, *asked)
+        for _ in range(2):
+            status, _, body = proxied.ask(*asked)
+            assert (status, json.loads(body)["code"]) == (429, code)
+            proxied.release_some(3, held)
+        table = "places" if key_share == 1 else "match"
+        shown = (proxied.folder / "admin.sock", f"show table sosie-{table}", 5)
+        wait_until(lambda: re.search(r"gpc0=2 gpc0_rate\(1000\)=0", command(*shown)))
+        held += proxied.hold(6, *asked)
+        proxied.release(held)
 
 
 def test_batches_wait_in_the_proxy_and_single_matches_pass_them(tmp_path_factory) -> None:
@@ -158,7 +178,7 @@ def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
     servers = [ServerConfig(f"s{port}", host, port) for port, host in enumerate(hosts, start=1)]
     amended = amend(generate(tmp_path, find_port(), servers).read_text(), CONFIG, tmp_path)
     for lane, each in (("match", CONFIG.match_ongoing), ("enroll", CONFIG.enroll_ongoing)):
-        assert f"be_conn(http-sosie-{lane}) ge {each * ingresses} " in amended
+        assert f"be_conn(http-sosie-{lane}) gt {each * ingresses - 1} " in amended
 
 
 @pytest.mark.parametrize(
@@ -185,7 +205,7 @@ def test_enrollments_go_to_so_many_ingresses_of_each_node(
 def test_enrollments_go_to_another_ingress_where_theirs_is_gone(tmp_path_factory) -> None:
     other = HoldingServer()
     threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
-    other.is_open.set()
+    other.open()
     config = replace(CONFIG, enrolling=1, enroll_ongoing=8)
     with run_proxy(tmp_path_factory.mktemp("p"), config, more=[other]) as proxied:
         proxied.release([])
@@ -212,7 +232,7 @@ def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxie
         assert json.loads(body)["code"] == "SERVICE.NOT_READY"
         assert int(headers["retry-after"]) >= 1
     assert answers == []
-    threading.Timer(0.2, proxied.server.is_open.set).start()
+    threading.Timer(0.2, proxied.server.open).start()
     assert drain_proxies(proxied.folder, 10.0)
     running.join()
     assert answers == [200]
