@@ -510,7 +510,9 @@ class Batcher(Generic[P, R]):
         assert prepare is not None
         while True:
             with self._lock:
-                self._ahead.wait_for(partial(self._may_prepare, queue))
+                self._ahead.wait_for(
+                    lambda: self._is_over(queue) or (self._is_busy and queue.unprepared())
+                )
                 if self._is_over(queue):
                     return
                 queue.preparing = calls = queue.unprepared()
@@ -524,9 +526,6 @@ class Batcher(Generic[P, R]):
                         call.is_prepared = True
                     queue.preparing = []
                     self._prepared.notify_all()
-
-    def _may_prepare(self, queue: _LaneQueue[P, R]) -> bool:
-        return self._is_over(queue) or (self._is_busy and bool(queue.unprepared()))
 
     def _is_over(self, queue: _LaneQueue[P, R]) -> bool:
         """True where no call of a lane will ever wait again."""

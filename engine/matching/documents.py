@@ -140,10 +140,6 @@ def _ends_in_digit(rule: Any) -> Callable[[str], bool]:
     return lambda number: bool(rule.calc_check_digit(number) == number[-1])
 
 
-def _read_leading_birth(number: str) -> date:
-    return datetime.strptime(number[:8], "%Y%m%d").date()  # noqa: DTZ007 - a date has no zone
-
-
 _PERMIT = NumberRule("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}")
 
 NUMBER_RULES = {
@@ -178,7 +174,7 @@ NUMBER_RULES = {
     "ng-nin": NumberRule("[0-9]{11}"),
     "gh-card": NumberRule("[A-Z]{3}[0-9]{10}"),
     "bd-nid": NumberRule("[0-9]{10}|[0-9]{13}|[0-9]{17}"),
-    "tz-nin": NumberRule("[0-9]{20}", read_birth=_read_leading_birth),
+    "tz-nin": NumberRule("[0-9]{20}", read_birth=lambda number: date.fromisoformat(number[:8])),
     "co-cc": NumberRule("[1-9][0-9]{2,9}"),
 }
 

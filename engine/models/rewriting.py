@@ -36,8 +36,12 @@ def scan_batch(graph: onnx.GraphProto, values: Values) -> None:
     features, stays as it is.
     """
     head = _find_head(graph, values)
-    if head is None or len(graph.input) != 1 or not _has_free_batch(graph.input[0]):
+    if head is None or len(graph.input) != 1:
         return
+    batch, *shape = graph.input[0].type.tensor_type.shape.dim
+    if not batch.dim_param:
+        return
+    row = [dimension.dim_value for dimension in shape]
     features, width = head
     trunk, rest = _split(graph.node, features)
     inside = {name for node in trunk for name in node.output} - {features}
@@ -52,7 +56,7 @@ def scan_batch(graph: onnx.GraphProto, values: Values) -> None:
             helper.make_node("Squeeze", [features, _AXIS], [_ROW_FEATURES]),
         ],
         "one_face",
-        [helper.make_tensor_value_info(_ROW, TensorProto.FLOAT, _row_shape(graph.input[0]))],
+        [helper.make_tensor_value_info(_ROW, TensorProto.FLOAT, row)],
         [helper.make_tensor_value_info(_ROW_FEATURES, TensorProto.FLOAT, [width])],
     )
     scan = helper.make_node("Scan", [image], [features], body=body, num_scan_inputs=1)
@@ -75,14 +79,6 @@ def _find_head(graph: onnx.GraphProto, values: Values) -> tuple[str, int] | None
                 return None
             return node.input[0], shapes[node.input[1]][1 if flags.get("transB", 0) else 0]
     return None
-
-
-def _has_free_batch(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.shape.dim[0].dim_param)
-
-
-def _row_shape(value: onnx.ValueInfoProto) -> list[int]:
-    return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim[1:]]
 
 
 def _split(

@@ -203,10 +203,8 @@ class LifeReader(RecordSource):
         """Lines of a campaign in one state, by id, beyond the id `after`: `line_id` and `at`."""
         query = _OF_CAMPAIGN.where(CAMPAIGN_LINES.c.line_id > after, _STATE.in_([state.value]))
         query = query.order_by(CAMPAIGN_LINES.c.line_id)
-        return open_some(self, query, most, self._named_line, campaign=campaign_id)
-
-    def _named_line(self, row: AnyRow) -> AnyRow:
-        return require_authentic(self.vault, CAMPAIGN_LINES, row, _NAMED_LINE)
+        open_line = partial(require_authentic, self.vault, CAMPAIGN_LINES, prefix=_NAMED_LINE)
+        return open_some(self, query, most, open_line, campaign=campaign_id)
 
     def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
         """The lines among these that a campaign has already."""

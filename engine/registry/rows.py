@@ -69,16 +69,12 @@ def in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
-def _as_stored(value: float) -> float:
-    # SQLite keeps no sign of zero.
-    return float(value) + 0.0
-
-
 def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
     """The converter of a value to the one that the database gives back, where they may differ."""
     if isinstance(column.type, Moment):
         return in_utc
-    return _as_stored if isinstance(column.type, Float) else None
+    # SQLite keeps no sign of zero.
+    return (lambda value: float(value) + 0.0) if isinstance(column.type, Float) else None
 
 
 def without_sealed(table: Table) -> list[ColumnElement[Any]]:

@@ -91,7 +91,10 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
         "key": (_TEXT, lambda group: group.key),
         "kind": (_TEXT, lambda group: group.kind.value),
         "risk": (pa.float64(), lambda group: group.risk),
-        "risk_terms": (_TEXTS, _describe_terms),
+        "risk_terms": (
+            _TEXTS,
+            lambda group: [f"{one.name} {one.value:g} = {one.points:g}" for one in group.terms],
+        ),
         "case": (_TEXT, lambda group: cases.get(group.key)),
         "identities": (_COUNT, lambda group: len(group.identities)),
         "lines": (_COUNT, lambda group: len(group.lines)),
@@ -161,10 +164,6 @@ def _list_outcomes(
     pairs = ((names[one], names[other]) for one, other in couples)
     found = (judged.get((min(pair), max(pair))) for pair in pairs)
     return pa.array([one.value if one else None for one in found], pa.string())
-
-
-def _describe_terms(group: Group) -> list[str]:
-    return [f"{term.name} {term.value:g} = {term.points:g}" for term in group.terms]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

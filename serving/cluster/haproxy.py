@@ -70,10 +70,10 @@ TABLES = {
     **dict.fromkeys(COUNTED, "binary len 32"),
     **{f"{name}-carrier": "integer" for name in COUNTED},
 }
-"""Tables of what is open by address, and of the requests that are counted in all, by key's digest and
+"""Tables of what is open by address, and of the requests that are counted: in all, by key's digest,
 by carrier; of the `keys` that an ingress has admitted, with the numbers of their carriers."""
-KEY_KEPT_MIN = 10
-"""How long a key stays known after its last answer."""
+KEPT_MIN = 10
+"""How long a key stays known after its last answer, and an address after its last request."""
 STANDING_SHARE = 0.25
 """Of a bound of matches holds after a refusal by it, until a second has passed without one: a burst
 waits for its turn, and a queue that stands would make all answers late (as CoDel has it, RFC 8289).
@@ -273,9 +273,7 @@ LANES = (
 
 
 def _make_table(name: str) -> str:
-    kept = f"expire {KEY_KEPT_MIN}m store gpt0"
-    if name != "keys":
-        kept = "expire 1m store conn_cur,gpc0,gpc0_rate(1s)"
+    kept = f"expire {KEPT_MIN}m store gpt0,conn_cur,gpc0,gpc0_rate(1s)"
     return f"backend {_name(name)}\n    stick-table type {TABLES[name]} size 100k {kept}\n"
 
 
@@ -421,18 +419,17 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
     yield "http-after-response set-status 429 if { var(txn.waited) -m bool }"
 
 
-def _refuse(refusal: str, name: str, where: str, count: str, most: int, slot: int) -> Iterator[str]:
+def _refuse(rule: str, of: str, where: str, count: str, most: int, slot: int) -> Iterator[str]:
     """Rules that refuse what is above `most`; of matches also what is above a share of it, while
     the tracked `slot` counts refusals."""
-    is_over = f"{where} {{ {count} gt {most} }}"
-    if name != "match":
-        yield f"{refusal} if {is_over}"
+    over = f"{where} {{ {count} gt {most} }}"
+    if of != "match":
+        yield f"{rule} if {over}"
         return
-    stands = (
-        f"{where} {{ {count} gt {int(most * STANDING_SHARE)} }} {{ sc_gpc0_rate({slot}) gt 0 }}"
-    )
-    yield f"http-request sc-inc-gpc0({slot}) if {is_over} || {stands}"
-    yield f"{refusal} if {stands}"
+    share = int(most * STANDING_SHARE)
+    stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}"
+    yield f"http-request sc-inc-gpc0({slot}) if {over} || {stands}"
+    yield f"{rule} if {stands}"
 
 
 def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:

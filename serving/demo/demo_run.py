@@ -164,8 +164,9 @@ def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
         Column(name, justify="right", no_wrap=True) for name in ("1:1", "holder", "1:N", "ms")
     )
     reasons = Column("reasons", no_wrap=True)
-    table = _start_table("", "who", "what", "decision", reasons, *figures)
-    table.padding = 0  # the longest reason leaves no room for more in 100 columns
+    columns = ("", "who", "what", "decision", reasons, *figures)
+    # The longest reason leaves no room for more in 100 columns.
+    table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=0)
     for step in steps:
         scores = step["scores"]
         table.add_row(
@@ -233,10 +234,6 @@ def _conclude(report: _Report) -> str:
         "Next: `sosie demo --faces DIR` for your own photographs, `sosie init DIR` for a "
         "deployment."
     )
-
-
-def _start_table(*columns: Column | str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
 
 
 def run_demo(*, faces: Path | None, gallery_size: int, as_json: bool = False) -> int:
