@@ -164,7 +164,7 @@ def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
         Column(name, justify="right", no_wrap=True) for name in ("1:1", "holder", "1:N", "ms")
     )
     reasons = Column("reasons", no_wrap=True)
-    columns = ("", "who", "what", "decision", reasons, *figures)
+    columns: list[Column | str] = ["", "who", "what", "decision", reasons, *figures]
     # The longest reason leaves no room for more in 100 columns.
     table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=0)
     for step in steps:
