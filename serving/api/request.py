@@ -79,6 +79,8 @@ ADMITTED = b"x-key-admitted"
 number for its carrier."""
 UNREAD = (b"x-body-unread", b"1")
 """Another one: what comes on this connection is the rest of a body that nobody will read."""
+SAMPLED = b"x-sampled-ms"
+"""How long photographs have waited and taken: what it refuses more for, where that is long."""
 ARRIVED = b"x-arrived-ms"
 """When the request came to the proxy of this machine, by its clock, in milliseconds."""
 MOST_WAITED_S = 30.0
@@ -348,6 +350,10 @@ class Request:
                 message["headers"] += [(b"connection", b"close"), UNREAD]
         await self._send(message)
 
+    def tell_proxy(self, header: bytes, seconds: float) -> None:
+        """Adds a header to its answer, in milliseconds."""
+        self._extra = (*self._extra, (header, b"%d" % (1e3 * seconds)))
+
     def guard(self) -> None:
         """Stops the task that runs now when its time is over or its client has gone."""
         self._task = asyncio.current_task()
@@ -552,6 +558,7 @@ async def sample_faces(
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
     works = charge_photographs(parts, request, images.values())
     names = [name for name, frames in images.items() for _ in frames]
+    began_s = time.monotonic()
     with parts.tracer.span("extract", items=len(names)):
         samples = await parts.faces.sample(
             list(chain.from_iterable(images.values())),
@@ -562,6 +569,7 @@ async def sample_faces(
             judged=[name in judged for name in names],
             holder=request.caller.holder,
         )
+    request.tell_proxy(SAMPLED, time.monotonic() - began_s)
     sound: dict[str, list[Sample]] = {name: [] for name in images}
     for name, sample in zip(names, samples, strict=True):
         if isinstance(sample, ImageError):

@@ -33,9 +33,10 @@ SESSION_COOKIES = ("sosie_session", "__Host-sosie_session")
 """As `serving.access.sign_in` names them: here neither is known to be the one that counts."""
 ARRIVED = "x-arrived-ms"
 """A header for ingresses: when the request came here. Clients cannot set it."""
-ADMITTED, UNREAD = "x-key-admitted", "x-body-unread"
+ADMITTED, UNREAD, SAMPLED = "x-key-admitted", "x-body-unread", "x-sampled-ms"
 """Headers of an ingress's answer (`serving.api.request`): a number for the carrier of its key, if
-that is in force; the body of the request is not read. Clients do not see them."""
+that is in force; the body of the request is not read; how long its photographs waited and took.
+Clients do not see them."""
 
 _PATH = "var(txn.path)"  # as the ingress reads it: decoded once
 HEALTH = f"{{ {_PATH} -m beg /health/ /version /metrics }}"
@@ -74,10 +75,11 @@ TABLES = {
 by carrier; of the `keys` that an ingress has admitted, with the numbers of their carriers."""
 KEPT_MIN = 10
 """How long a key stays known after its last answer, and an address after its last request."""
-STANDING_SHARE = 0.25
-"""Of a bound of matches holds after a refusal by it, until a second has passed without one: a burst
+STANDING_SHARE, LATE_MS, SAMPLED_MS = 0.25, 200, "proc.sosie_sampled_ms"
+"""So much of a bound holds after a refusal by it, until a second has passed without one: a burst
 waits for its turn, and a queue that stands would make all answers late (as CoDel has it, RFC 8289).
-Enrollments that count to a bound may be coming still, which costs no core."""
+Enrollments may be coming still, which costs no core: of these only while the last photographs took
+so long."""
 
 
 class TemplateChanged(Exception):
@@ -300,7 +302,7 @@ def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]
     yield f"http-request set-var(txn.sosie) bool(1) if {mine}"
     ours = "{ var(txn.sosie) -m bool }"
     yield f"http-request set-header {ARRIVED} %[date(0,ms)] if {ours}"
-    for header in ("server", ADMITTED, UNREAD):
+    for header in ("server", ADMITTED, UNREAD, SAMPLED):
         yield f"http-after-response del-header {header} if {ours}"
     yield "http-request set-var(txn.path) path,url_dec"
     missing = _answer(404, "REQUEST.ROUTE_UNKNOWN", "no such route: see /openapi.json")
@@ -315,6 +317,8 @@ def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]
     admitted = f"{ours} {{ res.hdr({ADMITTED}) -m found }}"
     yield f"http-response track-sc3 var(txn.key) table {_name('keys')} if {admitted}"
     yield f"http-response sc-set-gpt0(3) res.hdr({ADMITTED}) if {admitted}"
+    sampled = f"{ours} {{ res.hdr({SAMPLED}) -m found }}"
+    yield f"http-response set-var({SAMPLED_MS}) res.hdr({SAMPLED}) if {sampled}"
     # Otherwise it would wait for the rest of the body, and the request would count as running.
     unread = f"{ours} {{ res.hdr({UNREAD}) -m found }} {{ res.hdr_val(content-length) lt 8192 }}"
     yield f"http-response wait-for-body time 1s if {unread}"
@@ -420,16 +424,13 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
 
 
 def _refuse(rule: str, of: str, where: str, count: str, most: int, slot: int) -> Iterator[str]:
-    """Rules that refuse what is above `most`; of matches also what is above a share of it, while
-    the tracked `slot` counts refusals."""
-    over = f"{where} {{ {count} gt {most} }}"
-    if of != "match":
-        yield f"{rule} if {over}"
-        return
-    share = int(most * STANDING_SHARE)
-    stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}"
+    """Rules that refuse what is above `most`, or above a share of it while the tracked `slot`
+    counts refusals and, but for matches, photographs wait."""
+    late = "" if of == "match" else f" {{ var({SAMPLED_MS}) -m int gt {LATE_MS} }}"
+    over, share = f"{where} {{ {count} gt {most} }}", int(most * STANDING_SHARE)
+    stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}{late}"
     yield f"http-request sc-inc-gpc0({slot}) if {over} || {stands}"
-    yield f"{rule} if {stands}"
+    yield f"{rule} if {over} || {stands}"
 
 
 def _split_backend(text: str, lane: ProxyLane, config: ProxyConfig) -> str:

@@ -21,6 +21,7 @@ from serving.cluster.environment import make_variables
 from serving.cluster.haproxy import (
     ADMITTED,
     ONGOING_OF_ADDRESS,
+    SAMPLED,
     UNKNOWN_ONGOING,
     UNREAD,
     ProxyConfig,
@@ -93,7 +94,7 @@ def test_an_answer_that_leaves_a_body_unread_closes_the_connection(
     assert headers["connection"] == "close"
     assert method == "HEAD" or len(body) == int(headers["content-length"])
     if not front:
-        assert headers.keys().isdisjoint({"server", ADMITTED, UNREAD})
+        assert headers.keys().isdisjoint({"server", ADMITTED, UNREAD, SAMPLED})
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,8 @@ def test_requests_without_a_key_are_counted_by_the_address_that_a_trusted_proxy_
 
 
 def test_both_ends_use_the_same_headers() -> None:
-    assert (request.ADMITTED.decode(), request.UNREAD[0].decode()) == (ADMITTED, UNREAD)
+    theirs = (request.ADMITTED, request.UNREAD[0], request.SAMPLED)
+    assert tuple(map(bytes.decode, theirs)) == (ADMITTED, UNREAD, SAMPLED)
 
 
 def test_settings_reach_the_proxy(tmp_path) -> None:

@@ -19,6 +19,7 @@ from serving.cluster.environment import find_port
 from serving.cluster.haproxy import (
     ADMITTED,
     ARRIVED,
+    SAMPLED,
     UNWATCHED,
     WRAPPER,
     ProxyConfig,
@@ -38,6 +39,7 @@ class HoldingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Slow)
         self.holds = threading.Semaphore(0)
         self.allowed = threading.Semaphore(0)
+        self.sampled_ms = 0
         self.posted: list[str] = []
         """The keys of POST requests, as these came."""
         self.carriers = {f"Bearer {KEY}": 1, f"Bearer {OTHER_KEY}": 2}
@@ -62,6 +64,7 @@ class Slow(BaseHTTPRequestHandler):
         carrier = self.server.carriers.get(self.headers.get("authorization", ""))
         if carrier is not None:
             self.send_header(ADMITTED, str(carrier))
+        self.send_header(SAMPLED, str(self.server.sampled_ms))
         self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
         self.send_header("x-came-ms", ",".join(self.headers.get_all(ARRIVED, [])))
         self.end_headers()

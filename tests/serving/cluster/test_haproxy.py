@@ -18,6 +18,7 @@ from serving.cluster.haproxy import (
     ARRIVED,
     PLACE,
     QUESTIONS,
+    SAMPLED,
     UNWATCHED,
     WRAPPER,
     TemplateChanged,
@@ -106,6 +107,25 @@ def test_after_a_refusal_a_share_of_the_bound_of_matches_holds_until_none_follow
         wait_until(lambda: re.search(r"gpc0=2 gpc0_rate\(1000\)=0", command(*shown)))
         held += proxied.hold(6, *asked)
         proxied.release(held)
+
+
+@pytest.mark.parametrize("sampled_ms", [100, 900])
+def test_of_enrollments_it_holds_only_while_photographs_take_long(
+    tmp_path_factory, sampled_ms: int
+) -> None:
+    config, asked = replace(CONFIG, enroll_ongoing=8), ("/v1/enrollments", "POST")
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        proxied.server.sampled_ms = sampled_ms
+        held = proxied.hold(8, *asked)
+        assert proxied.ask(*asked)[0] == 429
+        proxied.release_some(3, held)
+        if sampled_ms > 200:
+            assert proxied.ask(*asked)[0] == 429
+        else:
+            held += proxied.hold(1, *asked)
+        proxied.release(held)
+        status, headers, _ = proxied.ask(*asked)
+        assert (status, SAMPLED in headers) == (200, False)
 
 
 def test_batches_wait_in_the_proxy_and_single_matches_pass_them(tmp_path_factory) -> None:
