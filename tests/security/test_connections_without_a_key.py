@@ -192,7 +192,7 @@ def test_whose_a_key_is_is_asked_before_its_body_and_one_not_in_force_is_told_so
 ) -> None:
     """However many such bodies come, they keep nobody waiting whose key was idle."""
     with run_proxy(tmp_path_factory.mktemp("p"), CONFIG) as proxied, ExitStack() as opened:
-        proxied.server.is_open.set()
+        proxied.server.open()
         for _ in range(4 * UNKNOWN_ONGOING):
             key = make_up_key()
             proxied.server.carriers[f"Bearer {key}"] = 1

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 
 import pytest
@@ -175,7 +176,8 @@ def test_a_proof_that_does_not_hold_is_told_alone_and_counts(lab: Lab, prepare) 
     assert [one.reasons for one in answers] == [(reason,) for _, reason in FAULTS]
     assert {one.decision for one in answers} == {Decision.REJECTED}
     counted = {row.name: row.level for row in lab.store.rows(select(tables.tallies))}
-    assert [level for name, level in counted.items() if "key:a" in name] == [len(FAULTS)]
+    # Decided in more than one batch, a little of the count has leaked away in between.
+    assert [ceil(level) for name, level in counted.items() if "key:a" in name] == [len(FAULTS)]
     assert lab.replays(*answers)
 
 
