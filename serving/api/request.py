@@ -142,7 +142,7 @@ class Request:
         is_sound = given is not None and _CORRELATOR.fullmatch(given) is not None
         correlator = given if is_sound and given else os.urandom(16).hex().encode()
         self.correlator = correlator.decode()
-        self._extra = ((b"x-correlator", correlator), *_FIXED_HEADERS)
+        self._extra = [(b"x-correlator", correlator), *_FIXED_HEADERS]
         self.scope = scope
         self._receive, self._send, self._settings = receive, send, settings
         self._budget, self._held_bytes, self._received_bytes = budget, 0, 0
@@ -352,7 +352,7 @@ class Request:
 
     def tell_proxy(self, header: bytes, seconds: float) -> None:
         """Adds a header to its answer, in milliseconds."""
-        self._extra = (*self._extra, (header, b"%d" % (1e3 * seconds)))
+        self._extra.append((header, b"%d" % (1e3 * seconds)))
 
     def guard(self) -> None:
         """Stops the task that runs now when its time is over or its client has gone."""
