@@ -239,11 +239,10 @@ def report_enrollments(
     shown = columns("by group people", failed_to_enroll=lambda one: _rate(one.failed))
     shown["tried again"] = lambda one: _rate(one.tried_again)
     shown["seconds"] = lambda one: number(one.seconds)
-    withheld = (
-        f"Withheld, of fewer than {least} people or telling of such: "
-        f"{plural(found.withheld, 'group')}."
-    )
-    return Answer(found, Listing(found.groups, shown), withheld if found.withheld else "")
+    few = plural(found.withheld, "group")
+    withheld = f"Withheld, of fewer than {least} people or telling of such: {few}."
+    table = Listing(found.groups, shown, "" if found.withheld else "Nobody tried in this time.")
+    return Answer(found, table, withheld if found.withheld else "")
 
 
 def _rate(one: Rate | None) -> str:
