@@ -20,6 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from engine.cases.decided import Pair, read_decided
+from engine.cases.steps import count_revealed
 from engine.errors import FourEyes, RequestError
 from engine.formatting import mask_name, mask_number
 from engine.registry.audit import AuditEntry, read_audit
@@ -32,7 +33,7 @@ from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
 from engine.sweeps.groups import group_connected
 from schema import frozen
-from schema.actors import fold_person
+from schema.actors import Actor, fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
 from schema.reasons import Decision
@@ -225,23 +226,22 @@ class _Sales:
 def list_outlets(registry: Reader, layout: Layout) -> List:
     """A row for each outlet where people of confirmed fraud opened lines or tried to; most cases
     first."""
-    frauds = list(_find_frauds(registry))
+    closed = registry.cases.whole_queue(CaseFilter(state=CaseState.CLOSED))
+    frauds = [case for case in closed if case.outcome is Outcome.FRAUD]
     ids = sorted({key for case in frauds for key in _suspects(case)})
     lines, attempts = read_apart(ids, registry.lines_of_each), registry.attempts_of(ids, _PAGE)
     sales: dict[tuple[str, str], _Sales] = defaultdict(_Sales)
     for case in frauds:
         for key in _suspects(case):
-            for line in lines.get(key, ()):
-                sold = sales[line.carrier, line.outlet]
+            refused = [one for one in attempts[key] if one.decision != Decision.APPROVED]
+            for one in (*lines.get(key, ()), *refused):
+                sold = sales[one.carrier, one.outlet]
                 sold.cases.add(case.id)
                 sold.documents.add(key)
-                sold.lines[line.id] = line
-            for attempt in attempts[key]:
-                if attempt.decision != Decision.APPROVED:
-                    sold = sales[attempt.carrier, attempt.outlet]
-                    sold.cases.add(case.id)
-                    sold.documents.add(key)
-                    sold.refused.add(attempt.id)
+                if isinstance(one, LineRecord):
+                    sold.lines[one.id] = one
+                else:
+                    sold.refused.add(one.id)
     kept = {key: one for key, one in sales.items() if len(one.cases) >= layout.least_cases}
     rows = _describe_outlets(registry, kept)
     return List(
@@ -249,11 +249,6 @@ def list_outlets(registry: Reader, layout: Layout) -> List:
         len({key for one in kept.values() for key in one.documents}),
         sorted(outlet for _, outlet in kept),
     )
-
-
-def _find_frauds(registry: Reader) -> Iterable[CaseRecord]:
-    closed = registry.cases.whole_queue(CaseFilter(state=CaseState.CLOSED))
-    return (case for case in closed if case.outcome is Outcome.FRAUD)
 
 
 def _suspects(case: CaseRecord) -> Sequence[str]:
@@ -324,11 +319,11 @@ MADE, ASKED = "list.made", "list.asked"
 
 
 def issue_list(
-    store: Store, path: Path, name: str, kind: str, actor: str, *, is_revealed: bool
+    store: Store, path: Path, name: str, kind: str, actor: Actor, *, is_revealed: bool
 ) -> tuple[Layout, List]:
     """Writes a list of "people" or "outlets" by the layout of this name; audited.
 
-    `FourEyes` where another person must make it.
+    `FourEyes` where another person must make it, `TooManyFailures` where one was shown too many.
     """
     require_suffix(path)
     types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
@@ -345,9 +340,11 @@ def issue_list(
         kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
     }
     if is_revealed and found.people > REVEALED_ALONE:
-        detail["asked"] = _require_two(store, layout, found.people, actor)
+        detail["asked"] = _require_two(store, layout, found.people, actor.name)
+    is_alone = is_revealed and 0 < found.people <= REVEALED_ALONE
+    counted = [count_revealed(store, utc_now(), actor, len(found.subjects))] if is_alone else []
     # Before anything is written: whom the file shows is in the chain.
-    store.note(AuditEntry(actor, MADE, layout.title[:200], detail))
+    store.note(AuditEntry(actor.name, MADE, layout.title[:200], detail), *counted)
     write_list(path, found, layout, types)
     return layout, found
 

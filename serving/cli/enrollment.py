@@ -231,11 +231,12 @@ def show(
     enrollment_id: str = argument("The enrollment's id.", "ID"),
     replay: bool = option("Decide it again from its recorded evidence."),
 ) -> Answer:
-    """Show an enrollment with its evidence.
+    """Show an enrollment with its evidence; audited.
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
     enrollment = call.store.enrollment(enrollment_id)
+    call.note("enrollment.read", enrollment.id)
     again = decide_again(enrollment) if replay else None
     record = serializers.enrollment_record(Principal(call.actor, Role.OPERATOR), enrollment)
     replayed = {} if again is None else {"replay": again}

@@ -193,9 +193,9 @@ def list_people(
     """List everybody with more lines than a person may have; audited.
 
     A person is a document's holder; documents that people found to be one person's count together.
-    More than 20 people with --reveal take two: one asks for the list, another, with an account of
-    their own, makes it by the same command within 7 days. No retention reaches the file: it is
-    yours to delete.
+    With --reveal up to 20 people count to the 100 that one person is shown a day; more take two:
+    one asks for the list, another, with an account of their own, makes it by the same command
+    within 7 days. No retention reaches the file: it is yours to delete.
     """
     return _write(call, file, layout, "people", is_revealed=reveal)
 
@@ -254,7 +254,7 @@ def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -
     with inputs.writing(file, "a list"):
         from engine.statutory.lists import issue_list
 
-        terms = (name, kind, call.actor)
+        terms = (name, kind, call.person)
         layout, found = issue_list(call.store, file, *terms, is_revealed=is_revealed)
     counts = {"rows": len(found.rows), "people": found.people}
     text = f"  {escape(str(file))}\n{escape(layout.title)}: {found.people:,} people"

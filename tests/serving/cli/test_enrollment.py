@@ -130,6 +130,9 @@ def test_show_has_the_evidence_and_no_name_or_number(full_home, enrolled, sosie)
     assert outcome.json["evidence"]["inputs"]["live_portrait_score"] > 0.9
     for secret in (NAME, NUMBER, MSISDN[1:]):
         assert secret not in outcome.out
+    [last] = sosie("audit", "show", "--limit", 1, "--home", full_home, "--json").json["entries"]
+    assert (last["action"], last["subject"]) == ("enrollment.read", enrolled["enrollment_id"])
+    assert last["actor"].startswith("cli:")
 
 
 def test_a_decision_replays_from_its_record_and_not_from_one_that_was_altered(

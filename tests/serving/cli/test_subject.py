@@ -191,16 +191,21 @@ def test_a_document_that_nobody_holds_is_said_to_be_none(home, sosie, assert_ref
 def test_commands_count_whom_they_show_in_full_and_stop_where_a_person_has_seen_enough(
     caught_home, tmp_path, sosie, assert_refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [case] = sosie("cases", "--home", caught_home, "--json").json["cases"]
-    report = ("case", "report", case["case_id"], tmp_path / "case.html", "--home", caught_home)
-    export = ("subject", "export", *DOCUMENT, *REASON, "--home", caught_home)
-    monkeypatch.setattr(steps, "REVEALED", Bound(3, timedelta(days=1)))
-    for command in ((*report, "--reveal"), export):
+    home, own = ("--home", caught_home), tmp_path / "own.toml"
+    own.write_text('lists = "people"\ntitle = "Own"\n[columns]\nName = "name"\n')
+    [case] = sosie("cases", *home, "--json").json["cases"]
+    report = ("case", "report", case["case_id"], tmp_path / "case.html", *home)
+    export = ("subject", "export", *DOCUMENT, *REASON, *home)
+    people = ("statutory", "people", tmp_path / "people.csv", "--layout", own, *home)
+    named = sosie(*people, "--json").json["people"]
+    monkeypatch.setattr(steps, "REVEALED", Bound(3 + named, timedelta(days=1)))
+    commands = (*report, "--reveal"), export, (*people, "--reveal")
+    for command in commands:
         assert sosie(*command).code == 0
     with open_deployment(caught_home) as deployment:
         head = deployment.store.audit_head()
-    for command in ((*report, "--reveal"), export):
-        assert_refused(sosie(*command), "3 people in full a day")
+    for command in commands:
+        assert_refused(sosie(*command), "people in full a day")
     with open_deployment(caught_home) as deployment:
         assert deployment.store.audit_head() == head
     assert sosie(*report).code == 0
