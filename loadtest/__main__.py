@@ -24,11 +24,8 @@ def start(arguments: Sequence[str]) -> None:
         print_fault(fault, as_json="--json" in arguments)
         sys.exit(fault.exit_code)
     from gevent import monkey
-    from gevent.hub import Hub
 
     monkey.patch_all()
-    # Without this gevent prints a traceback for an interrupt.
-    Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     interrupt_on_signals()
     from loadtest.commands import app
 

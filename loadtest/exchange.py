@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import gevent
 import httpx
 import msgspec
+from gevent.hub import Hub
 from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
@@ -206,29 +207,20 @@ def _decode(kind: str, data: bytes) -> Any:
 ReportProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much (0: unknown)."""
 CALLS_AT_ONCE = 4
+# Without this gevent prints a traceback for each.
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt, LoadTestRefused)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
 def run_concurrently(work: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
-    """Calls `work` for several items at once; answers in the items' order, or the first exception
-    when all are done. An interrupt ends the calls under way."""
-
-    def attempt(item: Item) -> tuple[Answer | None, Exception | None]:
-        try:
-            return work(item), None
-        except Exception as fault:  # noqa: BLE001 - gevent would print it, and go on
-            return None, fault
-
+    """Calls `work` for several items at once; answers in the items' order. The first exception, or
+    an interrupt, ends the calls under way."""
     pool = Pool(CALLS_AT_ONCE)
     try:
-        done = pool.map(attempt, items)
+        return list(pool.imap(work, items))
     finally:
         pool.kill()
-    faults = [fault for _, fault in done if fault is not None]
-    if faults:
-        raise faults[0]
-    return [answer for answer, _ in done]
 
 
 IMAGES_A_CALL, ITEMS_A_CALL = 16, 256

@@ -74,29 +74,18 @@ class EnrollmentTracker:
         """To be called when a request has ended, with an answer or without."""
         if key is None:
             return
+        is_refused = 400 <= answer.status < 500 and answer.status != TIMED_OUT
         if answer.is_good:
             self.settle(key, answer.decision, answer.document_id)
-        elif _is_undecided(answer):
-            self._drop(key)
+        elif is_refused or answer.status == NOT_STARTED:
+            # It says that nothing was decided: a lost answer and an internal error do not.
+            self.open -= Counter([key])
 
     def settle(self, key: str, decision: str | None, document_id: str | None) -> None:
         """Records the decision on a key, which is decided once."""
         self.open.pop(key, None)
         if decision == APPROVED and document_id is not None:
             self.documents[document_id] = None
-
-    def _drop(self, key: str) -> None:
-        """One request with that key has enrolled nobody."""
-        self.open[key] -= 1
-        if self.open[key] <= 0:
-            del self.open[key]
-
-
-def _is_undecided(answer: Answer) -> bool:
-    """Whether the service says that it decided nothing: a lost or late answer and an internal error
-    do not say so."""
-    is_refused = 400 <= answer.status < 500 and answer.status != TIMED_OUT
-    return is_refused or answer.status == NOT_STARTED
 
 
 MOST_IMPOSTOR_PAIRS = 256

@@ -55,31 +55,36 @@ def write_judge(
             *([numpy_helper.from_array(np.int64(rows), "rows")] if rows else []),
         ],
     )
+    return write_card(
+        folder / "judge.toml", "liveness", SIDE_PX, graph, f"{limits}\n{contract or USUAL}"
+    )
+
+
+def write_card(path: Path, role: str, side_px: int, graph: onnx.GraphProto, terms: str) -> Path:
+    """Writes a model of RGB pictures, and beside it the card with the terms of its role."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 10
-    data = model.SerializeToString()
     onnx.checker.check_model(model)
-    (folder / "judge.onnx").write_bytes(data)
-    path = folder / "judge.toml"
+    data = model.SerializeToString()
+    path.with_suffix(".onnx").write_bytes(data)
     path.write_text(
-        f"""name = "brightness"
-role = "liveness"
+        f"""name = "{graph.name}"
+role = "{role}"
 source = "a test"
 licence = "Apache-2.0"
 sha256 = "{hashlib.sha256(data).hexdigest()}"
 
 [file]
-path = "judge.onnx"
+path = "{path.stem}.onnx"
 
 [input]
-width_px = {SIDE_PX}
-height_px = {SIDE_PX}
+width_px = {side_px}
+height_px = {side_px}
 channels = "rgb"
 scale = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
 
-[liveness]
-{limits}
-{contract or USUAL}
+[{role}]
+{terms}
 """
     )
     return path

@@ -1,11 +1,11 @@
 """A small real model for the role `quality`: the dynamic range of ISO/IEC 29794-5."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.liveness_models import write_card
 
 SIDE_PX = 64
 USUAL = 'measure = "DynamicRange"\nh = 12.5'
@@ -76,35 +76,9 @@ def write_measure(folder: Path, contract: str = USUAL, *, divisor: float = 1.0) 
             )
             for kind, taken, given in steps
         ],
-        "dynamic_range",
+        "dynamic range",
         [helper.make_tensor_value_info("picture", TensorProto.FLOAT, side)],
         [helper.make_tensor_value_info("bits", TensorProto.FLOAT, ["n", 1])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in kept.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 10
-    onnx.checker.check_model(model)
-    data = model.SerializeToString()
-    (folder / "range.onnx").write_bytes(data)
-    path = folder / "range.toml"
-    path.write_text(
-        f"""name = "dynamic range"
-role = "quality"
-source = "a test"
-licence = "Apache-2.0"
-sha256 = "{hashlib.sha256(data).hexdigest()}"
-
-[file]
-path = "range.onnx"
-
-[input]
-width_px = {SIDE_PX}
-height_px = {SIDE_PX}
-channels = "rgb"
-scale = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
-
-[quality]
-{contract}
-"""
-    )
-    return path
+    return write_card(folder / "range.toml", "quality", SIDE_PX, graph, contract)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,19 +260,14 @@ def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: S
     }
 
 
-def _seal(dim: int) -> tuple[Origin, Any]:
-    """The origin of a snapshot, and a vault's keys for it."""
-    vault = Vault(KeyRing.generate(), dim)
-    origin = Origin("exact8", dim, "bench", vault.rotation_id, vault.deployment_id)
-    return origin, vault.sealer()
-
-
 def _snapshot(
     gallery: Gallery, faces: Faces, config: GallerySuiteConfig, folder: Path, scanner: Scanner
 ) -> tuple[tuple[Figure, ...], Gallery, bool]:
     """Saves, changes a little, saves again, and opens what was saved: figures, the gallery with its
     rows mapped, and whether all answered alike."""
-    origin, sealer = _seal(faces.dim)
+    vault = Vault(KeyRing.generate(), faces.dim)
+    origin = Origin("exact8", faces.dim, "bench", vault.rotation_id, vault.deployment_id)
+    sealer = vault.sealer()
     probes = mix(faces, config.batch)
     save_s = clock(lambda: save(folder, gallery, origin, sealer))[1]
     written = _sizes(folder)

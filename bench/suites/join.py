@@ -1,5 +1,6 @@
 """Suite `join`: all against all, beside the bare product that is the machine's ceiling."""
 
+import math
 from functools import partial
 
 import faiss
@@ -42,14 +43,13 @@ def run(config: JoinConfig) -> SuiteOutput:
     faces, scanner = Faces(config.references, config.dim, config.seed), Scanner()
     setup = faces.setup | {"threshold": round(threshold, 4), "kernel": scanner.kernel}
     results, measured = _join_all(faces.references, threshold, config, scanner, setup)
-    same = share_identical(faces.references[: config.compared], scanner)
+    some = faces.references[: config.compared]
+    # At so low a threshold there are many: it takes many to tell that none is lost.
+    found = join([build_segment(some, scanner)], None, _MANY_AT)
+    ours = found.left, found.right, found.scores
     scanner.close()
+    same = share_same(ours, find_pairs(some, _MANY_AT))
     return results, measured | {"identical_pairs": same}
-
-
-def count_pairs(references: int) -> int:
-    """Pairs of different references: what a join decides on."""
-    return references * (references - 1) // 2
 
 
 Pairs = tuple[Ints, Ints, Floats]
@@ -81,7 +81,8 @@ def _join_all(
         ceiling = max(ceiling, measure_product(config.dim, best, config.product_s))
         flat_s.append(clock(partial(index.range_search, part, threshold))[1])
     ours, flat = np.array(ours_s), np.array(flat_s) * (count / len(part))
-    rates, operations = count_pairs(count) / ours, 2 * config.dim / 1e9
+    pairs = math.comb(count, 2)
+    rates, operations = pairs / ours, 2 * config.dim / 1e9
     speed = (
         Figure.of(f"{FLAT}, all pairs, projected", "s", flat, 1.0),
         Figure.of(f"{OURS}: all pairs", "s", ours, speedup(flat, ours)),
@@ -95,17 +96,10 @@ def _join_all(
         Result("All pairs", setup | {"rounds": len(ours)}, speed),
         Result("The int8 ceiling", setup | {"best tile": str(best)}, limits),
     )
-    rate = count_pairs(count) / float(np.median(ours))
+    rate = pairs / float(np.median(ours))
     return results, {
-        "all_pairs_seconds": count_pairs(_PROMISED) / rate,
+        "all_pairs_seconds": math.comb(_PROMISED, 2) / rate,
         "comparisons_per_second": rate,
         "share_of_ceiling": rate / ceiling,
         "flat_speedup": speedup(flat, ours),
     }
-
-
-def share_identical(some: Vectors, scanner: Scanner) -> float:
-    """The share of pairs as brute force has them, at so low a threshold that there are many: it
-    takes many to tell that none is lost."""
-    found = join([build_segment(some, scanner)], None, _MANY_AT)
-    return share_same((found.left, found.right, found.scores), find_pairs(some, _MANY_AT))

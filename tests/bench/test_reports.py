@@ -1,5 +1,6 @@
 """Reports, goals and what is held against them."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.machine import Machine, look
+from bench.core.render import tabulate_promises
 from bench.core.reports import (
     REFERENCE,
     Check,
@@ -178,3 +180,26 @@ def test_a_wrong_targets_file_is_refused_by_what_is_wrong(
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
         load_goals()
+
+
+def test_a_promise_that_never_came_is_said_to_be_missed() -> None:
+    check = Check("match_recovery_over_storm", None, 1.0, False)
+    table = tabulate_promises({"serve": Report(look(), (), (check,), "serve")})
+    assert "| never | ≤ 1 | **✗** |" in table
+
+
+PROMISED = "dc75208a6d4aae0b3585d1b446617f5a0fc253d499ff702755bce9949f27bb7b"
+"""Of all goals with their suites, names, directions and values: who changes one changes it too."""
+
+
+def test_no_goal_is_moved_dropped_or_added_unseen() -> None:
+    goals = sorted((one.suite, one.name, one.direction.value, one.goal) for one in load_goals())
+    assert hashlib.sha256(repr(goals).encode()).hexdigest() == PROMISED, goals
+
+
+def test_every_goal_in_a_time_or_a_rate_names_the_kernel_that_bounds_it() -> None:
+    """But for what is promised on any machine."""
+    absolute = {"add_beside_passes_ms", "sequence_beside_passes_ms"}
+    for goal in load_goals():
+        is_timed = goal.unit in {"s", "ms", "us"} or goal.unit.endswith("/s")
+        assert not is_timed or goal.kernel or goal.name in absolute, goal.name

@@ -3,10 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
 import httpx
 import pytest
 
-from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, ServiceAddress, open_client
+from loadtest.errors import LoadTestRefused
+from loadtest.exchange import (
+    LOST,
+    NOT_STARTED,
+    OVERDUE,
+    ServiceAddress,
+    open_client,
+    run_concurrently,
+)
 from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Access, Answer
 from loadtest.setup import Cleaner, EnrollmentTracker
 from serving.client import ApiError, Enrollment, ErasureCertificate, Options
@@ -121,3 +130,21 @@ def test_who_is_left_is_counted() -> None:
     # The service does not answer.
     assert clean(registry, make_tracker(*answers), timeout_s=0) == 2
     assert registry.holders == {"lost": "d1", "known": "d2"}
+
+
+def test_answers_are_in_the_order_of_the_items() -> None:
+    def wait(item: int) -> int:
+        gevent.sleep(0.01 if item % 2 else 0)
+        return item * item
+
+    assert run_concurrently(wait, range(9)) == [item * item for item in range(9)]
+
+
+def test_a_fault_is_raised_and_not_printed(capfd) -> None:
+    def refuse(item: int) -> None:
+        if item == 1:
+            raise LoadTestRefused("no")
+
+    with pytest.raises(LoadTestRefused, match="no"):
+        run_concurrently(refuse, range(6))
+    assert capfd.readouterr().err == ""

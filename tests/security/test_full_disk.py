@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore
@@ -23,7 +22,6 @@ from engine.registry import backup
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
-from engine.registry.database import utc_now
 from serving.deployment import deployment as compose
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SnapshotManager
@@ -31,8 +29,9 @@ from serving.registrar.protocol import CallContext
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.engine.records import ENTRY
-from tests.serving.api.conftest import serving
+from tests.serving.api.conftest import make_activation, serving
 from tests.serving.api.driver import to_json
+from tests.waiting import wait_until
 
 MOUNT = 'mount -t tmpfs -o "size=$1" none "$2" || exit 77; shift 2; exec "$@"'
 CHILD = "import sys; from tests.security import test_full_disk as it; it.{part}(*sys.argv[1:])"
@@ -98,12 +97,8 @@ def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
         def enroll(request: Any) -> Any:
             return service.run(service.registrar.enroll(request, context))
 
-        def wait_until(holds: Callable[[Any], bool]) -> Any:
-            give_up_at = time.monotonic() + 120
-            while not holds(found := service.read(service.ask("GET", "/health/ready"))):
-                assert time.monotonic() < give_up_at
-                time.sleep(0.02)
-            return found
+        def read() -> Any:
+            return service.read(service.ask("GET", "/health/ready"))
 
         filler = fill(Path(disk), 200_000)
         while True:
@@ -113,15 +108,8 @@ def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
             except StorageFull:
                 break
         assert len(kept) > 5
-        body = {
-            "outlet": "b1",
-            "document": {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"},
-            "msisdn": "+8613800138001",
-            "consent_ref": "C-1",
-            "captured_at": utc_now().isoformat(),
-            "live": (Path(pictures) / "stranger").read_bytes(),
-            "portrait": (Path(pictures) / "stranger_again").read_bytes(),
-        }
+        names = {"live": "stranger", "portrait": "stranger_again"}
+        body = make_activation(**{k: (Path(pictures) / v).read_bytes() for k, v in names.items()})
 
         def ask() -> Any:
             headers = {"idempotency-key": "k", "content-type": "application/json"}
@@ -130,12 +118,13 @@ def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
             )
 
         service.assert_refused(ask(), 507, "REGISTRY.STORAGE_FULL")
-        found = wait_until(lambda found: found["phase"] == "full")
+        wait_until(lambda: read()["phase"] == "full")
+        found = read()
         assert not found["is_ready"]
         assert "no room left" in found["checks"]["registrar"]["detail"]
         assert b'sosie_registrar_phase{phase="full"} 1.0' in service.parts.meter.render()[0]
         filler.unlink()
-        wait_until(lambda found: bool(found["is_ready"]))
+        wait_until(lambda: read()["is_ready"])
         answer = ask()
         assert answer.status_code == 201, answer.text
         # The one that was refused, and those that were not.

@@ -7,7 +7,6 @@ recovered until the sockets were cut by hand.
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from serving.errors import ServiceRefusal
 from serving.registrar.protocol import CallContext
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
+from tests.engine.registry.conftest import take_when_free
 from tests.keys import add_key
 from tests.security.silent_proxy import Newcomers, SilentProxy, Way, open_proxy
 from tests.serving.api.conftest import serving
@@ -137,16 +137,6 @@ def test_a_commit_that_cannot_be_looked_up_ends_the_writer_and_not_the_process(
     proxy.serve_newcomers()
     with take_when_free(distant) as again:
         assert commit(again) == direct.audit_head()[0]
-
-
-def take_when_free(store: Store) -> writer.Writer:
-    give_up_at = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return store.writer()
-        except WriterBusy:
-            assert time.monotonic() < give_up_at
-            time.sleep(0.05)
 
 
 def test_the_lease_of_a_host_that_fell_silent_is_free_soon(direct, distant, proxy) -> None:

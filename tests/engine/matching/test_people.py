@@ -53,6 +53,7 @@ RULES = PeopleRules(age_of_majority=17, exceptions=True, exceptions_per_outlet=2
 RED: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
 FACELESS: dict[str, Any] = {"live": ABSENT, "portrait": ABSENT}
 EXCUSED: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+UNSEEN = FACELESS | EXCUSED
 
 
 @pytest.fixture
@@ -180,9 +181,7 @@ def test_whose_age_is_not_known_is_asked_for_it(lab, registrar) -> None:
 
 def test_a_minor_may_come_without_a_face_where_the_guardians_is_enough(lab, registrar) -> None:
     parent = lab.people.person()
-    faceless = lab.request(
-        document=card(1, CHILD), live=ABSENT, portrait=ABSENT, guardian=lab.guardian(parent, 2)
-    )
+    faceless = lab.request(document=card(1, CHILD), **FACELESS, guardian=lab.guardian(parent, 2))
     strict = ask(registrar, faceless)[0]
     assert strict.decision is Decision.REJECTED
     waived = replace(faceless, carrier="red", outlet="red-1", idempotency_key="red")
@@ -230,8 +229,7 @@ def test_an_exception_opens_its_line_when_two_people_grant_it(lab, registrar) ->
 def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forgotten(
     lab, registrar
 ) -> None:
-    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
-    asked = [lab.request(document=card(serial), **excused) for serial in (1, 2, 3)]
+    asked = [lab.request(document=card(serial), **UNSEEN) for serial in (1, 2, 3)]
     first, second, third = ask(registrar, *asked)
     # The bound on an outlet: two in thirty days, whatever became of them.
     assert third.reasons == (Reason.EXCEPTION_LIMIT_REACHED,)
@@ -257,9 +255,8 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     [LineLimits(1), LineLimits(0, 1), LineLimits(0, 0, 1), LineLimits(outlets={"blue-1": 1})],
 )
 def test_no_exception_is_granted_beyond_a_limit_of_the_person(lab, limits: LineLimits) -> None:
-    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
     with lab.registrar(people=RULES, lines=limits) as registrar:
-        asked = ask(registrar, *(lab.request(document=card(1), **excused) for _ in range(2)))
+        asked = ask(registrar, *(lab.request(document=card(1), **UNSEEN) for _ in range(2)))
         first, second = (one.decided.cases[0].id for one in asked)
         close(registrar, lab, first, Outcome.UNFOUNDED)
         with pytest.raises(CaseMoved, match="refuse the exception, or wait"):
@@ -267,7 +264,6 @@ def test_no_exception_is_granted_beyond_a_limit_of_the_person(lab, limits: LineL
 
 
 def test_an_approval_holds_when_an_exception_is_granted_and_not_when_it_was_asked_for(lab) -> None:
-    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
     now = [NOW]
     terms = {"people": RULES, "lines": LineLimits(approval_h=24), "clock": lambda: now[0]}
     with lab.registrar(**terms) as registrar:
@@ -279,7 +275,7 @@ def test_an_approval_holds_when_an_exception_is_granted_and_not_when_it_was_aske
 
         now[0] += timedelta(hours=1)
         tell()
-        asked = ask(registrar, *(lab.request(document=card(1), **excused) for _ in range(2)))
+        asked = ask(registrar, *(lab.request(document=card(1), **UNSEEN) for _ in range(2)))
         first, second = (one.decided.cases[0].id for one in asked)
         now[0] += timedelta(hours=24)
         with pytest.raises(CaseMoved, match="an approval over the first"):
@@ -356,11 +352,11 @@ def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(la
         block_document(registrar, store, card(2), "test")
         asked = ask(
             registrar,
-            lab.request(document=card(9), live=ABSENT, **EXCUSED),
-            lab.request(document=card(10), live=ABSENT, msisdn=held.msisdn, **EXCUSED),
+            lab.request(document=card(9), **UNSEEN),
+            lab.request(document=card(10), msisdn=held.msisdn, **UNSEEN),
             lab.request(document=card(1), **EXCUSED),
-            lab.request(document=card(2), live=ABSENT, **EXCUSED),
-            lab.request(document=card(3), live=ABSENT, **EXCUSED),
+            lab.request(document=card(2), **UNSEEN),
+            lab.request(document=card(3), **UNSEEN),
         )
         told = [one.reasons for one in asked]
         assert told == [
@@ -393,13 +389,12 @@ def test_an_exception_takes_nobody_past_a_guardian_or_a_face(lab, registrar) -> 
 def test_an_exception_is_no_way_round_the_search(lab, registrar) -> None:
     person = lab.people.person()
     approve(registrar, lab.request(person, document=card(1)))
-    excused = {"portrait": ABSENT, "exception": ExceptionCause.PORTRAIT_UNREADABLE}
-    twice = ask(registrar, lab.request(person, document=card(2), **excused))[0]
+    twice = ask(registrar, lab.request(person, document=card(2), **EXCUSED))[0]
     assert twice.decision is Decision.REJECTED
     assert Reason.DUPLICATE_IDENTITY in twice.reasons
     # Nor is what comes between the asking and the granting.
     late = lab.people.person()
-    asked = ask(registrar, lab.request(late, document=card(3), **excused))[0]
+    asked = ask(registrar, lab.request(late, document=card(3), **EXCUSED))[0]
     approve(registrar, lab.request(late, document=card(4)))
     with pytest.raises(CaseMoved, match="enrolled under another document"):
         close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
@@ -551,8 +546,7 @@ def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab) -> None:
     caller = Caller("key:a", "blue-1", "blue")
     with lab.registrar(people=RULES, limits=limits) as registrar:
         first = ask(registrar, lab.request(holder, document=card(1)))[0]
-        faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
-        asked = ask(registrar, lab.request(document=card(1), **faceless))[0]
+        asked = ask(registrar, lab.request(document=card(1), **UNSEEN))[0]
         ask(registrar, lab.request(document=card(2), replaces=card(1), caller=caller))
         kinds = {one.kind for one in store.cases.open_of([first.decided.document_id]).popitem()[1]}
         assert {CaseKind.EXCEPTION, CaseKind.PROBING} < kinds

@@ -50,7 +50,7 @@ from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofL
 from schema.reasons import Decision, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, Lab, card, close, guard_of
 from tests.engine.matching.test_bulk_enrollment import admit, number, subscriber
-from tests.engine.matching.test_people import RED, ask
+from tests.engine.matching.test_people import RED, UNSEEN, ask
 from tests.tables import tables
 
 US, KEY = "deployment", ECKey.generate_key("P-256", parameters={"kid": "one"})
@@ -232,11 +232,13 @@ def test_a_way_that_brings_a_review_goes_before_two_people(lab: Lab, prepare) ->
 
 def test_a_proof_before_two_people_takes_no_exception_from_the_outlet(lab: Lab, prepare) -> None:
     rules = replace(RULES, exceptions=True, exceptions_per_outlet=1)
-    none = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
     with lab.registrar(people=rules) as registrar:
         ask(registrar, prove(prepare(1), way="certificate"))
         answers = ask(
-            registrar, prove(prepare(2), way="certificate"), prepare(3, **none), prepare(4, **none)
+            registrar,
+            prove(prepare(2), way="certificate"),
+            prepare(3, **UNSEEN),
+            prepare(4, **UNSEEN),
         )
     asked = (Reason.EXCEPTION_ASKED,)
     assert [one.reasons for one in answers] == [asked, asked, (Reason.EXCEPTION_LIMIT_REACHED,)]
@@ -375,9 +377,7 @@ def turn_away(registrar: Registrar, lab: Lab, serial: int) -> list[int | None]:
 
 def verify(registrar: Registrar, lab: Lab, people: PeopleRules, **given: Any) -> Callable[..., Any]:
     """Verifies the holder of a line by a proof, as the carrier `blue` asks."""
-    terms = {"actor": "key:a", "carrier": "blue", "outlet": "blue-1", **given}
-
-    caller = Caller(**terms)
+    caller = Caller(**{"actor": "key:a", "carrier": "blue", "outlet": "blue-1", **given})
 
     def prove(request: EnrollmentRequest, key: ECKey = KEY, **changes: Any) -> Any:
         changes = {"use": "verification", "jti": str(uuid.uuid4()), **changes}
@@ -636,8 +636,7 @@ def test_consent_is_to_a_carrier_and_what_is_shared_goes_with_the_last(lab: Lab,
 
 def test_a_withdrawn_face_does_not_stay_for_a_line_that_showed_none(lab: Lab, held) -> None:
     registrar, _, answer = held
-    excused = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.CONDITION}
-    (asked,) = ask(registrar, lab.request(document=card(1), **excused, **RED))
+    (asked,) = ask(registrar, lab.request(document=card(1), **UNSEEN, **RED))
     close(registrar, lab, asked.decided.cases[0].id, Outcome.UNFOUNDED)
     assert withdraw(registrar, lab, answer.decided.document_id).references == 1
 

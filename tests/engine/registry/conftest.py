@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import date
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
+from engine.errors import WriterBusy
 from engine.registry.audit import AuditEntry
 from engine.registry.columns import metadata
 from engine.registry.database import new_id
@@ -23,6 +24,7 @@ from engine.registry.writer import Writer
 from schema.decisions import DecidedEnrollment, DecidingScores, RecordedEvidence, Scores
 from schema.reasons import Decision
 from tests.engine.records import ENTRY, NOW, make_document, make_line
+from tests.waiting import wait_until
 
 NAME = "Ωμέγα Tester-王"
 
@@ -187,3 +189,13 @@ def in_child(tmp_path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+def take_when_free(store: Store) -> Writer:
+    """The writer, as soon as nobody else has the lease."""
+
+    def take() -> Writer | None:
+        with suppress(WriterBusy):
+            return store.writer()
+
+    return wait_until(take)

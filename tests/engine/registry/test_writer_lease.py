@@ -9,7 +9,7 @@ from sqlalchemy import text
 from engine.errors import LeaseLost, WriterBusy
 from engine.registry import audit
 from engine.registry.store import Store
-from tests.engine.registry.conftest import ENTRY, MODEL
+from tests.engine.registry.conftest import ENTRY, MODEL, take_when_free
 
 TAKE_THE_LEASE = """
 import sys, time
@@ -81,16 +81,6 @@ def test_writer_of_a_killed_process_is_replaced(store, rival) -> None:
     writer = take_when_free(store)
     writer.commit([ENTRY])
     writer.close()
-
-
-def take_when_free(store: Store):
-    # PostgreSQL notices a dead client when it next looks at the socket, within milliseconds.
-    for _ in range(500):
-        try:
-            return store.writer()
-        except WriterBusy:
-            pass
-    raise AssertionError("the lease was not given back")
 
 
 def test_closed_writer_gives_the_lease_back(store) -> None:

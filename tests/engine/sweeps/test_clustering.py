@@ -19,9 +19,12 @@ from engine.sweeps.clustering import (
     _Ties,
     cluster_links,
     find_near,
+    link_documents,
     make_links,
 )
 from engine.sweeps.groups import strongest_tree
+from engine.sweeps.sweep_run import number_exceptions
+from indexes.joining import RECORD, Records
 
 Scores = dict[tuple[int, int], float]
 
@@ -354,3 +357,35 @@ def test_unconnected_parts_have_a_tree_each() -> None:
     edges = [(0, 1), (2, 3), (3, 4), (2, 4)]
     assert strongest_tree(5, edges, [0.6, 0.7, 0.7, 0.7]) == [1, 3, 0]
     assert strongest_tree(2, [], []) == []
+
+
+def pairs(*rows: tuple[int, int, float]) -> Records:
+    return np.array(list(rows), RECORD)
+
+
+def references_of(**documents: list[int]) -> Owners:
+    """References by document, as `d7=[1, 2]`."""
+    listed = sorted((key, int(name[1:])) for name, keys in documents.items() for key in keys)
+    return Owners(
+        np.array([key for key, _ in listed], np.int64),
+        np.array([number for _, number in listed], np.int64),
+    )
+
+
+def rows_of(links: LinkTable) -> list[tuple[int, int, float]]:
+    return [(left, right, round(score, 4)) for left, right, score in links.tolist()]
+
+
+def test_several_pairs_of_two_documents_are_one_link_with_the_highest_score() -> None:
+    known = references_of(d2=[10, 11], d1=[12])
+    links = link_documents(pairs((10, 12, 0.7), (11, 12, 0.9)), known, NO_PAIRS)
+    assert rows_of(links) == [(1, 2, 0.9)]
+
+
+def test_exceptions_are_found_by_a_reference_and_those_of_erased_documents_left_out() -> None:
+    known = references_of(d1=[10], d2=[11, 14], d3=[12])
+    judged = {("a", "b"), ("a", "erased"), ("b", "stale")}
+    # Of "a" a reference is named that this part of the registry lacks.
+    references = {"a": (7, 10), "b": (11, 14), "erased": (), "stale": (99,)}
+    assert number_exceptions(judged, references, known).tolist() == [[1, 2]]
+    assert number_exceptions(set(), {}, known).shape == (0, 2)

@@ -15,7 +15,7 @@ from engine.sweeps.risk import rank_outlets, summarise
 from schema.cases import Outcome
 from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from tests.engine.records import make_group
-from tests.engine.sweeps.test_linking import pairs
+from tests.engine.sweeps.test_clustering import pairs
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,23 +181,22 @@ def faces(photographs) -> dict[str, bytes]:
     return {name: getattr(photographs, name).read_bytes() for name in names}
 
 
+def make_activation(**changes: Any) -> dict[str, Any]:
+    """The body of a stranger's honest enrollment at outlet b1, but for the photographs."""
+    body = {
+        "outlet": "b1",
+        "document": {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"},
+        "msisdn": "+8613800138001",
+        "consent_ref": "C-1",
+        "captured_at": datetime.now(UTC).isoformat(),
+    }
+    return {name: value for name, value in (body | changes).items() if value is not None}
+
+
 @pytest.fixture
 def activation(faces) -> Callable[..., dict[str, Any]]:
-    """`activation(**changes)`: the body of a stranger's honest enrollment at outlet b1."""
-
-    def make(**changes: Any) -> dict[str, Any]:
-        body = {
-            "outlet": "b1",
-            "document": {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"},
-            "msisdn": "+8613800138001",
-            "live": faces["stranger"],
-            "portrait": faces["stranger_again"],
-            "consent_ref": "C-1",
-            "captured_at": datetime.now(UTC).isoformat(),
-        }
-        return {name: value for name, value in (body | changes).items() if value is not None}
-
-    return make
+    """`activation(**changes)`: the same with the photographs."""
+    return partial(make_activation, live=faces["stranger"], portrait=faces["stranger_again"])
 
 
 def case_of(service: Any, enrollment: dict[str, Any]) -> str:

@@ -9,11 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,9 @@ import pytest
 
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, find_processes, list_descendants
+from serving.demo.scenario import make_document
 from serving.settings.settings import SETTINGS_FILE
+from tests.serving.api.conftest import make_activation
 from tests.serving.cluster.proxied import Proxied, run_proxy
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
@@ -64,22 +64,18 @@ class Served:
 
     def enroll(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
         """The acknowledged answer: what may be asked again is asked again, with the same key."""
-        deadline = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < deadline:
-            try:
-                answer = self.ask(
-                    "POST", "/v1/enrollments", json=body, headers={"idempotency-key": key}
-                )
-            except httpx.TransportError:
-                time.sleep(0.2)
-                continue
-            if answer.is_success:
-                found: dict[str, Any] = answer.json()
-                return found
-            assert answer.status_code in RETRIED, answer.text
-            assert answer.json()["code"]
-            time.sleep(0.2)
-        raise AssertionError("not acknowledged in time")
+
+        def enroll() -> dict[str, Any] | None:
+            headers = {"idempotency-key": key}
+            with suppress(httpx.TransportError):
+                answer = self.ask("POST", "/v1/enrollments", json=body, headers=headers)
+                if answer.is_success:
+                    return dict(answer.json())
+                assert answer.status_code in RETRIED, answer.text
+                assert answer.json()["code"]
+            return None
+
+        return wait_until(enroll) or {}
 
     def wait_until_ready(self) -> None:
 
@@ -244,29 +240,16 @@ def activation(pictures) -> Callable[[int], dict[str, Any]]:
     """`activation(n)`: the body of an enrollment, for another document and number each."""
 
     def make(number: int) -> dict[str, Any]:
-        return {
-            "outlet": "b1",
-            "document": {
-                "type": "cn-ric",
-                "number": _write_number(number),
-                "name": f"Person {number}",
-            },
-            "msisdn": f"+86138{number:08d}",
-            "live": base64.b64encode(pictures["live"]).decode(),
-            "portrait": base64.b64encode(pictures["portrait"]).decode(),
-            "consent_ref": f"C-{number}",
-            "captured_at": datetime.now(UTC).isoformat(),
-        }
+        document = make_document(number, f"Person {number}")
+        return make_activation(
+            document={"type": document.type, "number": document.number, "name": document.name},
+            msisdn=f"+86138{number:08d}",
+            consent_ref=f"C-{number}",
+            live=base64.b64encode(pictures["live"]).decode(),
+            portrait=base64.b64encode(pictures["portrait"]).decode(),
+        )
 
     return make
-
-
-def _write_number(number: int) -> str:
-    """A Chinese resident's number with its check digit."""
-    stem = f"11010519900307{number % 1000:03d}"
-    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-    total = sum(int(digit) * weight for digit, weight in zip(stem, weights, strict=True))
-    return stem + "10X98765432"[total % 11]
 
 
 def refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from engine.registry.keyring import Key, KeyRing
 from engine.registry.vault import Vault
 from serving.errors import TemplateInvalid
+from serving.ingress.match import MatchBatch
 from serving.ingress.parts import MAX_AHEAD_S, PLACE, SealedTemplates
 from serving.wire.fields import Template
+from serving.wire.matching import Face, MatchItem
 
 MODEL = "d" * 64
 TTL_H = 2.0
@@ -159,3 +161,13 @@ def test_a_token_has_one_text_and_no_other(data: bytes, place: int, other: str) 
     assert altered == text or Template.read(altered) != data
     assert Template.read(text + "=") == b""
     assert Template.read(" " + text) == b""
+
+
+TEMPLATE = Face(template=Template(b"a template"))
+IMAGE = Face(image=b"an image")
+
+
+def test_no_face_shows_in_the_text_form_of_a_batch() -> None:
+    shown = repr(MatchBatch.of([MatchItem(probe=IMAGE, reference=TEMPLATE)]))
+    assert "image'" not in shown
+    assert "a template" not in shown

@@ -1,8 +1,10 @@
 """The sandbox: the interface as it is, where document numbers say how an enrollment ends."""
 
+import json
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from schema.documents import Document
 from schema.reasons import Reason
+from serving.api.endpoints import ENDPOINTS
+from serving.sandbox.collection import build_collection
 from serving.sandbox.outcomes import (
     BROKEN,
     BY_REQUEST,
@@ -384,3 +388,25 @@ def test_its_webhooks_on_this_machine_are_delivered_to_while_it_listens_on_no_ot
     assert (event["type"], event["subject"]) == ("enrollment.decided", answer["enrollment_id"])
     with open_sandbox(tmp_path / "home", "0.0.0.0") as opened:
         assert opened.parts.deployment.settings.webhooks.networks_of("sandbox") == ()
+
+
+def items(folder: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for one in folder["item"]:
+        if "request" in one:
+            yield one
+        else:
+            yield from items(one)
+
+
+def test_it_has_every_operation_and_every_outcome(sosie) -> None:
+    collection = sosie("sandbox", "--collection").json
+    assert collection == build_collection("0.1.0")
+    names = [one["name"] for one in items(collection)]
+    assert {one.summary for one in ENDPOINTS} - {"Sign out"} <= set(names)
+    assert {name[:3] for name in names} >= {str(one) for one in OUTCOMES if one != SILENT}
+    for one in items(collection):
+        assert any("pm.expect" in line for line in one["event"][0]["script"]["exec"])
+        if "body" in one["request"]:
+            json.loads(one["request"]["body"]["raw"])
+        # No key is in it: they are variables.
+        assert "sosie_" not in json.dumps(one)

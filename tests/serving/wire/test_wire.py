@@ -1,6 +1,8 @@
 """The wire types: what both forms hold."""
 
 import inspect
+import subprocess
+import sys
 from datetime import UTC
 
 import msgpack
@@ -84,3 +86,24 @@ def test_a_request_and_a_private_answer_show_nothing_of_themselves() -> None:
     assert repr(document) == "Document(…)"
     note = cases.CaseNote(at=MOMENT, actor="anna", kind="note", text="she was abroad")
     assert repr(note) == "CaseNote(…)"
+
+
+RACE = """
+import sys
+from threading import Thread
+from msgspec import convert, defstruct
+from schema.decoding import prepare
+
+sys.setswitchinterval(1e-6)
+for _ in range(3000):
+    inner = defstruct("Inner", [("text", str)])
+    kind = defstruct("Outer", [("one", inner), ("all", dict[str, inner])])
+    decode = lambda: convert({"one": {"text": "a"}, "all": {}}, prepare(kind))
+    threads = [Thread(target=decode) for _ in range(4)]
+    [one.start() for one in threads]
+    [one.join() for one in threads]
+"""
+
+
+def test_threads_that_first_decode_a_type_at_once_do_not_crash() -> None:
+    assert subprocess.run([sys.executable, "-c", RACE], check=False, timeout=300).returncode == 0

@@ -19,10 +19,10 @@ from engine.cases.decided import MeasuredPrecision
 from engine.matching.calibration import Rate
 from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
-from engine.sweeps.report.contents import RATIO_TEXTS
+from engine.sweeps.report.contents import RATIO_TEXTS, describe_term
 from engine.sweeps.report.page import judge_chance, miss_rate, render_report, write_report
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
-from engine.sweeps.risk import rank_outlets, summarise
+from engine.sweeps.risk import SCALES, TERMS, rank_outlets, summarise
 from schema.sweeps import GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
 from tests.engine import records
 
@@ -415,3 +415,16 @@ def sort_by(page: Page, column: str) -> None:
 
 def identities(page: Page) -> list[str]:
     return page.locator("table.groups tbody tr td:nth-child(5)").all_inner_texts()
+
+
+def test_every_term_of_a_risk_has_a_text() -> None:
+    for kind, names in TERMS.items():
+        for name in names:
+            reason = describe_term(RiskTerm(name, 1.0, 3.0), kind)
+            assert name.replace("_", " ") + ":" not in reason.text
+            assert reason.most == SCALES[name][-1][1]
+
+
+def test_an_unknown_term_is_shown_by_its_name() -> None:
+    described = describe_term(RiskTerm("new_thing", 2.0, 3.0), GroupKind.ONE_FACE)
+    assert described.text == "new thing: 2"
