@@ -156,20 +156,6 @@ def test_a_threshold_that_is_not_finite_is_refused(index, rows, threshold: float
         index.range_search(rows, threshold)
 
 
-def test_a_pair_has_one_score_in_any_batch(unit_rows) -> None:
-    index = SegmentedIndex(128, SMALL, scanner=SCANNER)
-    index.add(np.arange(2000), unit_rows(2000, 128))
-    queries = unit_rows(64, 128, seed=1)
-    batch = index.search(queries, 20)
-    for query in range(64):
-        alone = index.search(queries[query : query + 1], 20)
-        assert np.array_equal(alone.ids, batch.of(query)[0])
-        assert np.array_equal(alone.scores, batch.of(query)[1])
-        least = float(alone.scores[-1])
-        ranged = index.range_search(queries[query : query + 1], least)
-        assert np.array_equal(ranged.scores, alone.scores)
-
-
 def test_strided_input_is_the_same_as_contiguous(unit_rows) -> None:
     index = SegmentedIndex(16, SMALL, scanner=SCANNER)
     wide = np.zeros((4, 32), np.float32)

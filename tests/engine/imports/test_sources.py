@@ -249,12 +249,6 @@ def test_a_column_of_another_type_is_refused_by_name(
         open_table(tmp_path, {**extra, name: column})
 
 
-def test_a_missing_column_is_named(tmp_path) -> None:
-    parquet.write_table(pa.table({"name": ["A"]}), tmp_path / "base.parquet")
-    with pytest.raises(RequestError, match="no column document_type, document_number"):
-        open_source(tmp_path / "base.parquet", ColumnMapping(), CsvForm())
-
-
 @pytest.mark.parametrize("kept", [6, 200])
 def test_a_damaged_file_is_refused_in_one_line(kept: int, tmp_path) -> None:
     open_table(tmp_path, {"name": ["A"] * 100})

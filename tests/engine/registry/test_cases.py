@@ -403,12 +403,6 @@ def test_the_sweep_that_was_done_last_is_known(store, keep) -> None:
     assert store.sweeps.last_done().id == first.id
 
 
-def test_an_unknown_sweep_is_not_found(store) -> None:
-    for unknown in (new_id(), "../../etc", "a\0"):
-        with pytest.raises(NotFound):
-            store.sweeps.get(unknown)
-
-
 def hold(document_id: str, enrollment_id: str | None = None, **values) -> CropRecord:
     given = {"document_id": document_id, "received_at": NOW, "quality": {"sharpness": 200.5}}
     held = {"is_held": True, "case_days": 30}

@@ -62,9 +62,9 @@ def test_everything_committed_is_read_back_as_it_was(store, writer, enroll) -> N
         assert store.numbers([line.id]) == {line.id: line.msisdn}
 
 
-def test_unknown_enrollment_or_document_is_not_found(store) -> None:
-    for ask in (store.enrollment, store.document):
-        for key in (new_id(), "", "x", "a\0b", "\udcff", "0" * 100_000):
+def test_unknown_enrollment_document_or_sweep_is_not_found(store) -> None:
+    for ask in (store.enrollment, store.document, store.sweeps.get):
+        for key in (new_id(), "", "x", "../../etc", "a\0b", "\udcff", "0" * 100_000):
             with pytest.raises(NotFound):
                 ask(key)
     with pytest.raises(NotFound):
