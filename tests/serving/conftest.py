@@ -187,6 +187,12 @@ def start(environment, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]
     signal.signal(signal.SIGINT, inherited)
 
 
+@pytest.fixture
+def become(monkeypatch) -> Callable[[str], None]:
+    """`become(name)`: the commands of this test are run by that account from now on."""
+    return lambda name: monkeypatch.setattr("serving.cli.output.name_actor", lambda: f"cli:{name}")
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

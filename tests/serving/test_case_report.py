@@ -32,7 +32,6 @@ from serving.case_report import (
     gather_case,
     write_case,
 )
-from serving.cli import output
 from serving.demo.scenario import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -279,7 +278,7 @@ def test_a_list_of_people_is_masked_unless_revealed_and_audited(
 
 
 def test_many_people_are_revealed_by_two(
-    desk, case, sosie, tmp_path, assert_refused, monkeypatch
+    desk, case, sosie, tmp_path, assert_refused, monkeypatch, become
 ) -> None:
     own = tmp_path / "own.toml"
     text = 'lists = "people"\ntitle = "Own"\nmost_lines = %d\n[columns]\nName = "name"\n'
@@ -288,18 +287,14 @@ def test_many_people_are_revealed_by_two(
     monkeypatch.setattr(lists, "REVEALED_ALONE", 0)
     masked = ("statutory", "people", file, "--home", desk.home, "--layout", own)
     made = (*masked, "--reveal")
-
-    def act_as(person: str) -> None:
-        monkeypatch.setattr(output, "name_actor", lambda: f"cli:{person}")
-
-    act_as("anna")
+    become("anna")
     assert sosie(*masked).code == 0
     file.unlink()
     for _ in range(2):
         assert_refused(sosie(*made), "take two: you have asked for it")
         assert not file.exists()
     # Another list is not the one that was asked for.
-    act_as("bob")
+    become("bob")
     own.write_text(text % 0)
     assert_refused(sosie(*made), "take two")
     own.write_text(text % 1)
@@ -315,5 +310,5 @@ def test_many_people_are_revealed_by_two(
     assert_refused(sosie(*made), "take two: you have asked for it")
     # Nor is it made after its days.
     monkeypatch.setattr(lists, "ASKED_FOR", timedelta(0))
-    act_as("anna")
+    become("anna")
     assert_refused(sosie(*made), "take two")

@@ -1,20 +1,13 @@
 """`sosie audit`: the chain is shown by filter, verified, and certificates held against it."""
 
 import json
-import sqlite3
-from pathlib import Path
 
 import pytest
 
 from serving.cli.inputs import name_actor
+from tests.row_codes import alter
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
-
-
-def alter(home: Path, statement: str) -> None:
-    with sqlite3.connect(home / "registry.sqlite") as database:
-        database.execute(statement)
-    database.close()
 
 
 def test_entries_are_shown_by_filter_and_page_by_page(full_home, sosie) -> None:

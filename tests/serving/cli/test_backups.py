@@ -2,11 +2,10 @@
 
 import re
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from serving.cli import output
+from tests.row_codes import alter
 from tests.serving.conftest import OTHER_NUMBER, enrollment
 
 
@@ -50,8 +49,7 @@ def test_a_lost_registry_comes_back_and_its_progress_is_told_in_lines_where_no_t
 
 def test_damaged_rows_go_along_and_both_ways_say_so(full_home, sosie, tmp_path) -> None:
     copy = tmp_path / "copy"
-    with closing(sqlite3.connect(full_home / "registry.sqlite")) as connection, connection:
-        connection.execute("UPDATE carriers SET name = 'another'")
+    alter(full_home, "UPDATE carriers SET name = 'another'")
     made = sosie("backup", copy, "--home", full_home)
     done = sosie("restore", copy, "--home", full_home, "--replace", "--json")
     assert (made.code, done.code) == (1, 1)

@@ -32,12 +32,6 @@ def take(caught_home, sosie, case_id) -> Callable[..., Any]:
     return step
 
 
-@pytest.fixture
-def become(monkeypatch) -> Callable[[str], None]:
-    """`become(name)`: the commands of this test are run by that account from now on."""
-    return lambda name: monkeypatch.setattr(output, "name_actor", lambda: f"cli:{name}")
-
-
 def test_who_comes_again_adds_to_the_case_that_is_open(
     full_home, sosie, request_of, monkeypatch
 ) -> None:

@@ -14,7 +14,7 @@ from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 from serving.doctor import SEALS_TO_ROTATE
 from serving.settings.settings import load_settings
-from tests.row_codes import vouch
+from tests.row_codes import alter, vouch
 from tests.serving.identity_provider import free_port
 
 
@@ -171,9 +171,7 @@ def test_a_data_key_that_has_sealed_half_of_what_is_safe_is_told_long_before(
 def test_what_was_altered_in_the_registry_is_broken(
     statement: str, broken: str, sound: str, full_home, sosie
 ) -> None:
-    with sqlite3.connect(full_home / "registry.sqlite") as database:
-        database.execute(statement)
-    database.close()
+    alter(full_home, statement)
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert outcome.code == 1
     assert (states(outcome)[broken], states(outcome)[sound]) == ("broken", "ok")

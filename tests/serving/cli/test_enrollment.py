@@ -10,7 +10,7 @@ import pytest
 from serving.cli.inputs import open_deployment
 from tests.liveness_models import write_judge
 from tests.quality_models import USUAL, write_measure
-from tests.row_codes import vouch
+from tests.row_codes import alter, vouch
 from tests.serving.authority_service import answer, serve_authority
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
@@ -141,9 +141,7 @@ def test_a_decision_replays_from_its_record_and_not_from_one_that_was_altered(
     command = ("show", enrolled["enrollment_id"], "--replay", "--home", full_home)
     told = sosie(*command)
     assert (told.code, "the same decision" in told.out) == (0, True)
-    with sqlite3.connect(full_home / "registry.sqlite") as database:
-        database.execute("UPDATE enrollments SET decision = 'rejected'")
-    database.close()
+    alter(full_home, "UPDATE enrollments SET decision = 'rejected'")
     assert_refused(sosie(*command), "was altered in the database")
     # By somebody who has the key ring, too.
     with open_deployment(full_home) as deployment:

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import shutil
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from engine.models.catalog import CARDS_FOLDER, load_card
 from engine.registry.database import REVISIONS
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
+from tests.row_codes import alter
 
 OTHER_NUMBER, OTHER_MSISDN = "110105198503071257", "+8613800138001"
 
@@ -183,12 +183,6 @@ def test_a_code_that_is_none_is_refused_before_a_home_is_made(
     assert not (tmp_path / "home").exists()
 
 
-def make_newer(home: Path, _: Path) -> None:
-    with sqlite3.connect(home / "registry.sqlite") as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    database.close()
-
-
 def take_from_other(name: str) -> Callable[[Path, Path], object]:
     return lambda home, other: shutil.copy(other / name, home / name)
 
@@ -211,7 +205,10 @@ SPOILT: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
     "damaged-ring": (write("keyring.json", '{"secret": "0"}'), "KEYRING.INVALID", "your backup"),
     "no-database": (remove("registry.sqlite"), "REGISTRY.MISSING", "sosie init"),
     "not-a-database": (write("registry.sqlite", "no" * 6000), "REGISTRY.UNUSABLE", "be opened"),
-    "newer-schema": (make_newer, "REGISTRY.SCHEMA", "newer than this version"),
+    "newer-schema": (
+        lambda home, _: alter(home, "UPDATE alembic_version SET version_num = '9999'"),
+        *("REGISTRY.SCHEMA", "newer than this version"),
+    ),
     "other-model": (
         write("sosie.toml", "[models]\nflip = true\n"),
         *("REGISTRY.MODEL", "use that model"),

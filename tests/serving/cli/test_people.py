@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-from serving.cli import output
-
 CHILD, GUARDIAN = "110105201503071251", "110105199003071239"
 
 
@@ -13,12 +11,12 @@ def reasons(outcome: Any) -> list[str]:
 
 
 def test_a_death_that_one_person_reports_another_confirms(
-    full_home, enrolled, sosie, photographs, request_of, assert_refused, monkeypatch
+    full_home, enrolled, sosie, photographs, request_of, assert_refused, become
 ) -> None:
     document, at = enrolled["document_id"], ("--home", full_home)
 
     def take(account: str, *step: str) -> Any:
-        monkeypatch.setattr(output, "name_actor", lambda: f"cli:{account}")
+        become(account)
         return sosie("death", *step, *at)
 
     assert "registry" in take("ada", "report", document, "--source", "hearsay").err

@@ -1,7 +1,6 @@
 """`sosie retention`: what would leave is shown, what is due leaves, and a certificate says so."""
 
 import json
-import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,14 @@ import pytest
 
 from engine.errors import StorageFailed
 from engine.sweeps.folder_retention import SweepRetention
-from serving.cli import output
 from serving.cli.inputs import open_deployment
-from tests.row_codes import vouch
+from tests.row_codes import alter, vouch
 
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
 
 
-def alter(home: Path, *statements: str) -> None:
-    with sqlite3.connect(home / "registry.sqlite") as database:
-        for statement in statements:
-            assert database.execute(statement).rowcount > 0
-    database.close()
+def alter_all(home: Path, *statements: str) -> None:
+    alter(home, *statements)
     with open_deployment(home) as deployment:
         vouch(deployment.store.engine, deployment.vault)
 
@@ -35,7 +30,7 @@ def aged_home(caught_home, sosie) -> Path:
 
     close = ("line", "close", "--msisdn", "+8613800138000")
     assert sosie(*close, "--home", caught_home).code == 0
-    alter(
+    alter_all(
         caught_home,
         f"UPDATE enrollments SET created_at = {days_ago(190)}",
         f"UPDATE idempotency SET created_at = {days_ago(190)}",
@@ -44,16 +39,14 @@ def aged_home(caught_home, sosie) -> Path:
     return caught_home
 
 
-def close_cases(home: Path, sosie: Any) -> None:
+def close_cases(home: Path, sosie: Any, become: Any) -> None:
     (case,) = sosie("cases", "--home", home, "--json").json["cases"]
-    with pytest.MonkeyPatch.context() as patch:
-        for account, step in (("ada", "propose"), ("bo", "close")):
-            patch.setattr(output, "name_actor", lambda account=account: f"cli:{account}")
-            at = ("--home", home)
-            seen = sosie("case", "show", case["case_id"], *at, "--json").json["updated_at"]
-            given = ("--outcome", "mistake", "--seen-at", seen)
-            taken = sosie("case", step, case["case_id"], *given, *at)
-            assert taken.code == 0
+    at = ("--home", home)
+    for account, step in (("ada", "propose"), ("bo", "close")):
+        become(account)
+        seen = sosie("case", "show", case["case_id"], *at, "--json").json["updated_at"]
+        given = ("--outcome", "mistake", "--seen-at", seen)
+        assert sosie("case", step, case["case_id"], *given, *at).code == 0
 
 
 def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None:
@@ -73,10 +66,10 @@ def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None
 
 
 def test_what_is_due_leaves_and_its_certificate_holds(
-    aged_home, sosie, tmp_path, assert_refused
+    aged_home, sosie, become, tmp_path, assert_refused
 ) -> None:
     at, file = ("--home", aged_home), tmp_path / "left.json"
-    close_cases(aged_home, sosie)
+    close_cases(aged_home, sosie, become)
     show = ("audit", "show", "--action", "enrollment.decided", *at, "--json")
     decided = sosie(*show).json["entries"]
     (rejected,) = [one["subject"] for one in decided if one["detail"]["decision"] == "rejected"]
@@ -136,7 +129,7 @@ def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
     report = ("line", "report", "device_change", line, "--at", now.isoformat())
     line_id = sosie(*report, *at, "--json", env=env).json["line_id"]
     due = now - timedelta(minutes=30)
-    alter(full_home, f"UPDATE reverifications SET next_step_at = '{due:%Y-%m-%dT%H:%M:%S.%fZ}'")
+    alter_all(full_home, f"UPDATE reverifications SET next_step_at = '{due:%Y-%m-%dT%H:%M:%S.%fZ}'")
     assert "due since" in sosie("retention", "run", "--dry-run", *at, env=env).out
     assert "2 steps of lines" in sosie("retention", "run", *at, env=env).out
     shown = sosie("line", "show", line_id, *at, "--json").json
@@ -146,7 +139,7 @@ def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
 
 
 def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it(
-    caught_home, sosie
+    caught_home, sosie, become
 ) -> None:
     at = ("--home", caught_home)
     erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
@@ -162,7 +155,7 @@ def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it
     # A run of retention does what is due, and nothing else.
     assert sosie("retention", "run", *at).code == 0
     assert len(sosie("erasures", *at, "--json").json["erasures"]) == 1
-    close_cases(caught_home, sosie)
+    close_cases(caught_home, sosie, become)
     assert sosie("erasures", *at).out.strip() == "No erasure waits."
     entries = sosie("audit", "show", "--action", "document.erased", *at, "--json").json["entries"]
     assert [one["subject"] for one in entries] == [pending["document_id"]]
@@ -170,16 +163,15 @@ def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it
 
 
 def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
-    caught_home, sosie, request_of, assert_refused
+    caught_home, sosie, become, request_of, assert_refused
 ) -> None:
     at = ("--home", caught_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
     why = ("--case", case["case_id"], "--reason", "One face, two documents")
 
     def take(account: str, *step: str) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(output, "name_actor", lambda: f"cli:{account}")
-            return sosie("outlet", *step, *at)
+        become(account)
+        return sosie("outlet", *step, *at)
 
     assert "Suspended" in take("ada", "suspend", "b1", *why).out
     assert_refused(take("ada", "bar", "b1", *why), "another person must bar it")
@@ -201,7 +193,7 @@ def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
 
 
 def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_next_run(
-    caught_home, sosie, monkeypatch
+    caught_home, sosie, become, monkeypatch
 ) -> None:
     at = ("--home", caught_home)
     erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
@@ -212,7 +204,7 @@ def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_
 
     with monkeypatch.context() as patch:
         patch.setattr(SweepRetention, "erase", fail)
-        close_cases(caught_home, sosie)
+        close_cases(caught_home, sosie, become)
     (pending,) = sosie("erasures", *at, "--json").json["erasures"]
     assert (pending["state"], pending["cases"]) == ("pending", [])
     assert "1 are due" in sosie("doctor", *at).out

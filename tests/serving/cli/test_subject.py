@@ -1,7 +1,6 @@
 """`sosie subject export`: all that is kept about one person, as that person may have it."""
 
 import json
-import sqlite3
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +22,7 @@ from engine.registry.store import every_table
 from engine.registry.subjects import find_rows
 from schema.reasons import ADVICE
 from serving.cli.inputs import open_deployment
+from tests.row_codes import alter
 from tests.serving.console.test_texts import WRITING
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
@@ -117,9 +117,7 @@ def test_whoever_saw_a_persons_case_in_the_queue_is_named(
 
 
 def test_a_damaged_row_is_counted_and_the_others_are_shown(full_home, sosie) -> None:
-    with sqlite3.connect(full_home / "registry.sqlite") as database:
-        database.execute("UPDATE lines SET outlet = 'r1'")
-    database.close()
+    alter(full_home, "UPDATE lines SET outlet = 'r1'")
     outcome = sosie("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--json")
     assert (outcome.code, outcome.json["damaged"]) == (1, {"lines": 1})
     records = outcome.json["records"]
@@ -156,9 +154,7 @@ def test_a_page_shows_it_in_the_persons_language_and_masks_others(
 
 
 def test_a_page_says_which_rows_are_damaged(full_home, tmp_path, sosie) -> None:
-    with sqlite3.connect(full_home / "registry.sqlite") as database:
-        database.execute("UPDATE lines SET outlet = 'r1'")
-    database.close()
+    alter(full_home, "UPDATE lines SET outlet = 'r1'")
     page = tmp_path / "subject.html"
     outcome = sosie("subject", "export", *DOCUMENT, *REASON, "--home", full_home, "--page", page)
     assert (outcome.code, outcome.out.strip()) == (1, str(page))

@@ -1,7 +1,6 @@
 """One sweep at a time: started, paused, resumed, cancelled, and continued after a restart."""
 
 import errno
-import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,7 +22,7 @@ from serving.deployment.deployment import Deployment
 from serving.sweeps import sweep_views
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.engine.records import newest_cases
-from tests.row_codes import vouch
+from tests.row_codes import alter, vouch
 from tests.serving.sweeps.synthetic_people import PEOPLE, TWICE, fill, second_documents, strangers
 
 REQUEST = SweepOrder(threshold=0.47)
@@ -231,9 +230,7 @@ def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(manager, deployment
 
 def forget_model(deployment: Deployment) -> None:
     """Sweeps as a version before transforms recorded them; upgrades have converted references."""
-    with sqlite3.connect(deployment.home / "registry.sqlite") as database:
-        database.execute("UPDATE sweeps SET terms = json_remove(terms, '$.model_digest')")
-    database.close()
+    alter(deployment.home, "UPDATE sweeps SET terms = json_remove(terms, '$.model_digest')")
     vouch(deployment.store.engine, deployment.vault)
 
 
