@@ -484,7 +484,10 @@ class Batcher(Generic[P, R]):
             late: list[Call[P, R]] = []
             with self._lock:
                 self._is_busy = False
-                self._await_work()
+                while not self._has_work():
+                    self._idle += 1
+                    self._work.wait()
+                    self._idle -= 1
                 index = self._next_lane()
                 if index is None:
                     self._ahead.notify_all()
@@ -536,12 +539,6 @@ class Batcher(Generic[P, R]):
         was asked for together with others."""
         first = next((queue.calls[0] for queue in self._queues if queue.calls), None)
         return first is not None and (first.taken > 0 or first.asked_on is not None)
-
-    def _await_work(self) -> None:
-        while not self._has_work():
-            self._idle += 1
-            self._work.wait()
-            self._idle -= 1
 
     def _next_lane(self) -> int | None:
         count = len(self._queues)

@@ -404,11 +404,6 @@ _WORDS: Mapping[str, str] = json.loads(
 """The console's English texts: a report says the same words."""
 
 
-def _word(family: str, value: object) -> str:
-    """A word of a closed vocabulary, as the console says it."""
-    return _WORDS.get(f"{family}.{value}", str(value).replace("_", " "))
-
-
 def _moment(moment: datetime | None) -> str:
     return DASH if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -443,7 +438,8 @@ _IS_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 @cache
 def _templates() -> PageTemplates:
     filters = {
-        "word": lambda value, family: _word(family, value),
+        # A word of a closed vocabulary, as the console says it.
+        "word": lambda value, family: _WORDS.get(f"{family}.{value}", str(value).replace("_", " ")),
         "moment": _moment,
         "figure": lambda value: number(round(value, 3)),
         "plural": plural,

@@ -86,7 +86,18 @@ class CaseBatch:
 
     def open(self, new: NewCase, actor: str) -> CaseRecord:
         """Open a case or merge it into another; returns the one to be decided."""
-        draft = self._draft(new)
+        draft = CaseRecord(
+            id=new_id(),
+            state=CaseState.OPEN,
+            opened_at=self._now,
+            updated_at=self._now,
+            **columns_of(
+                new,
+                document_ids=_join(new.document_ids),
+                suspect_ids=_join(new.suspect_ids),
+                line_ids=_join(new.line_ids),
+            ),
+        )
         if _is_apart(draft):
             return self._find_asked(draft) or self._add(draft, actor)
         self.look_up(draft.document_ids)
@@ -109,20 +120,6 @@ class CaseBatch:
             *(CaseChange(self._cases[key]) for key in changed),
             *self._notes,
         ]
-
-    def _draft(self, new: NewCase) -> CaseRecord:
-        return CaseRecord(
-            id=new_id(),
-            state=CaseState.OPEN,
-            opened_at=self._now,
-            updated_at=self._now,
-            **columns_of(
-                new,
-                document_ids=_join(new.document_ids),
-                suspect_ids=_join(new.suspect_ids),
-                line_ids=_join(new.line_ids),
-            ),
-        )
 
     def _find_asked(self, draft: CaseRecord) -> CaseRecord | None:
         """The open case that asks the same, where people are asked to confirm something."""

@@ -284,7 +284,8 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
             raise damaged()
     if frame is None or part.marker != _SCAN:
         raise damaged()
-    if pictures > 1 and not has_gain_map(data):
+    # The second picture of Ultra HDR and Apple only brightens the first.
+    if pictures > 1 and not (b"hdrgm:" in data or b"HDRGainMap" in data):
         raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
     kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
     size_px = frame.width, frame.height
@@ -351,11 +352,6 @@ def read_tag(tiff: bytes, tag: int) -> int | None:
     except struct.error:
         return None
     return None
-
-
-def has_gain_map(data: bytes) -> bool:
-    """True where the second picture of a JPEG only brightens the first (Ultra HDR, Apple)."""
-    return b"hdrgm:" in data or b"HDRGainMap" in data
 
 
 # PNG (ISO/IEC 15948), WebP (RFC 9649), JPEG 2000 (ISO/IEC 15444-1).

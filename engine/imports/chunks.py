@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import RequestError, SealBroken
 from engine.imports.import_report import Entry, FaultReport, Journal, Tally, count_chunk
@@ -345,12 +344,8 @@ _CONTEXT = "import.chunk.2"
 
 def seal_chunk(vault: Vault, chunk: Chunk) -> bytes:
     """The chunk as only a holder of the deployment's key ring can make and read it."""
-    written = msgspec.msgpack.encode(chunk, enc_hook=_write_vector)
+    written = msgspec.msgpack.encode(chunk, enc_hook=lambda it: it.astype(np.float32).tobytes())
     return vault.seal_token(_CONTEXT, vault.deployment_id, written)
-
-
-def _write_vector(vector: NDArray[Any]) -> bytes:
-    return vector.astype(np.float32).tobytes()
 
 
 def open_chunk(vault: Vault, sealed: bytes) -> Chunk:

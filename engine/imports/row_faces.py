@@ -246,7 +246,7 @@ def _list_paths(group: Sequence[Row]) -> Iterator[tuple[int, Field, str]]:
 
 def _face_of(field: Field, sample: Sample | ImageError) -> Face:
     if isinstance(sample, ImageError):
-        return (RowFault.of_image(field, sample),)
+        return (RowFault(field, sample.code, text=str(sample)),)
     if sample.vector is None or sample.problems:
         problems = sample.problems or (Reason.NO_FACE,)
         return tuple(RowFault(field, problem) for problem in problems)

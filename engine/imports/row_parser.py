@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 
 import phonenumbers
 
-from engine.errors import ImageError, RequestError
+from engine.errors import RequestError
 from engine.formatting import MARKS, is_visible
 from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
@@ -190,11 +190,6 @@ class RowFault:
         if isinstance(self.code, Code):
             return self.code.value
         return self.text or _OTHER_MESSAGES[self.code]
-
-    @classmethod
-    def of_image(cls, field: Field, error: ImageError) -> RowFault:
-        """The fault of a file that could not be decoded."""
-        return cls(field, error.code, text=str(error))
 
 
 def is_sound(faults: tuple[RowFault, ...]) -> bool:

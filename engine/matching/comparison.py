@@ -304,9 +304,6 @@ class Comparisons:
         row: Floats = self.faces(place).vectors[0]
         return row
 
-    def all_hit_ids(self) -> list[int]:
-        return sorted({key for hits in self.hits.values() for key, _ in hits})
-
     def resemblance(self, place: int, references: Floats) -> Resemblance | None:
         """How alike the attempt's faces are to a person's references, float32[n, d]."""
         return compare_faces(self.faces(place), references, self.thresholds)

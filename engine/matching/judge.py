@@ -139,7 +139,7 @@ class AttemptBatch:
         if self._documents:
             self.unconsented = find_unconsented(attempts, self._documents)
             comparisons.forget(self.unconsented)
-        hit_ids = comparisons.all_hit_ids()
+        hit_ids = sorted({key for hits in comparisons.hits.values() for key, _ in hits})
         self.owners = registry.documents_of(hit_ids)
         """The documents of all references that may have been found; none of an erased one."""
         self.documents = [*self._documents.values()]

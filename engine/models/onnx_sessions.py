@@ -238,7 +238,10 @@ def _choose_provider(runtime: ModuleType, options: SessionOptions) -> tuple[str,
     fault = ""
     provider = options.provider
     if provider in ("auto", "cuda") and PROVIDERS["cuda"] in built_in:
-        preload_cuda(runtime)
+        # Libraries that came as packages are where the loader would not look. What cannot be loaded
+        # is printed, and `find_cuda_fault` tells it in our words.
+        with redirect_stdout(io.StringIO()):
+            runtime.preload_dlls()
         fault = find_cuda_fault(runtime)
         if fault and provider == "cuda":
             raise RuntimeMissing(f"provider cuda cannot start: {fault}; or choose provider cpu")
@@ -309,13 +312,6 @@ few sizes, and each has a session of its own."""
 
 _FAILURE = re.compile(r"\b(CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure (\d+): ([^;\n]{1,120})")
 _OUT_OF_MEMORY = re.compile(r"Failed to allocate memory for requested buffer of size \d+")
-
-
-def preload_cuda(runtime: ModuleType) -> None:
-    """Loads the CUDA libraries that came as packages, where the loader would not look for them."""
-    # It prints what it cannot load, and `find_cuda_fault` tells it in our words.
-    with redirect_stdout(io.StringIO()):
-        runtime.preload_dlls()
 
 
 def find_cuda_fault(runtime: ModuleType) -> str:

@@ -304,14 +304,11 @@ def _follow(
     writer adds while we read lie beyond the `last`."""
     for record in takewhile(lambda one: one.number <= last, reader.audit_entries(after)):
         made = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
-        follows = record.hash == made and (record.number == after + 1 or _skips_to(record, after))
+        # A mend says itself that entries are lost between that one and it.
+        is_mend = record.entry.action == MENDED and record.entry.detail.get("after") == after
+        follows = record.hash == made and (record.number == after + 1 or is_mend)
         yield record, None if follows else Break(after + 1, made, record)
         after, head = record.number, record.hash
-
-
-def _skips_to(record: AuditRecord, after: int) -> bool:
-    """True where a mend says itself that entries are lost between that one and it."""
-    return record.entry.action == MENDED and record.entry.detail.get("after") == after
 
 
 def _read_mends(reader: AuditReader) -> list[object]:

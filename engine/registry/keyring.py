@@ -154,7 +154,15 @@ class KeyRing:
             ) from None
         except OSError as error:
             raise KeyRingInvalid(f"{path} cannot be read: {error.strerror}") from None
-        return cls._from_json(content, path)
+        try:
+            return _RING.validate_json(content, strict=True)
+        except ValidationError as error:
+            # Only the place and the kind of the fault: the input itself holds secrets.
+            fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+            raise KeyRingInvalid(
+                f"{path} is not a key ring ({where}: {fault['type']}): restore your backup of it"
+            ) from None
 
     def save(self, path: Path) -> None:
         """Replaces the file in one step: a crash leaves the old ring or the new one, whole."""
@@ -179,18 +187,6 @@ class KeyRing:
         # A version that kept none reads a ring without any.
         absent = None if self.kept else {"kept"}
         return _RING.dump_json(self, indent=2, exclude=absent) + b"\n"
-
-    @classmethod
-    def _from_json(cls, content: bytes, path: Path) -> KeyRing:
-        try:
-            return _RING.validate_json(content, strict=True)
-        except ValidationError as error:
-            # Only the place and the kind of the fault: the input itself holds secrets.
-            fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
-            raise KeyRingInvalid(
-                f"{path} is not a key ring ({where}: {fault['type']}): restore your backup of it"
-            ) from None
 
 
 _RING = TypeAdapter(KeyRing)

@@ -290,15 +290,6 @@ def _carrier_names(registry: Reader) -> dict[str, str]:
     return {one.code: one.name for one in registry.carriers()}
 
 
-SUFFIXES = (".csv", ".parquet")
-
-
-def require_suffix(path: Path) -> None:
-    """`RequestError` for a file that is neither a CSV nor Parquet by its name."""
-    if path.suffix not in SUFFIXES:
-        raise RequestError(f"{path} is neither .csv nor .parquet: name a file that is")
-
-
 def write_list(path: Path, found: List, layout: Layout, types: Mapping[str, pa.DataType]) -> None:
     """Writes the rows under the layout's headings."""
     columns = {
@@ -325,7 +316,8 @@ def issue_list(
 
     `FourEyes` where another person must make it, `TooManyFailures` where one was shown too many.
     """
-    require_suffix(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise RequestError(f"{path} is neither .csv nor .parquet: name a file that is")
     types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
     layout = read_layout(name, kind, types)
     if kind == "outlets":

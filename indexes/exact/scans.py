@@ -116,7 +116,10 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
     halves, plane_lengths, distances, longest = rows.plane
     width = halves.shape[1]
-    most = _most_passing(dim)
+    # Rows of a stretch that may pass the plane before bytes alone are faster: one that passes costs
+    # a wait for the memory whatever its dimension, and the more of it there is to read, the more
+    # the plane saves: measured, 1 in 22 at 128 dimensions, 1 in 7 at 512.
+    most = STRETCH * min(dim, 3 * 128) // (24 * 128)
     sums, places = np.empty(8, np.int32), np.empty(most + ROWS_AT_ONCE, np.int64)
     is_coarse, coarse = _make_coarse(rows, wanted, zeros, factors, first, last)
     # Addresses are taken once, for numba counts a reference each time; and it frees an array after
@@ -194,16 +197,6 @@ def _prepare_queries(rows: Rows, wanted: Wanted) -> tuple[NDArray[np.int8], Ints
         zeros[query] = 128 * total
         lengths[query] = math.sqrt(squares)
     return factors, zeros, lengths
-
-
-@compiled
-def _most_passing(dim: int) -> int:
-    """Rows of a stretch that may pass the plane before bytes alone are faster.
-
-    A row that passes costs a wait for the memory whatever its dimension, and the more of it there
-    is to read, the more the plane saves: measured, 1 in 22 at 128 dimensions, 1 in 7 at 512.
-    """
-    return STRETCH * min(dim, 3 * 128) // (24 * 128)
 
 
 @compiled

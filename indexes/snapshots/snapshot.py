@@ -164,9 +164,10 @@ def save(
             publish(folder)
         finally:
             sweep(folder)
-        if mapped:
-            fresh = [entry for entry in manifest.segments if entry not in known]
-            _serve_from_files(folder, gallery, fresh, sealer)
+        for entry in manifest.segments if mapped else ():
+            if entry not in known:
+                # False if it was merged away meanwhile, which is fine.
+                gallery.replace_rows(entry.segment, map_rows(folder, entry, gallery.dim, sealer))
     return manifest.header
 
 
@@ -359,11 +360,3 @@ def _read_index(
         removed_since=removed_since,
         scanner=scanner,
     )
-
-
-def _serve_from_files(
-    folder: Path, gallery: Gallery, entries: Collection[SegmentEntry], sealer: Sealer
-) -> None:
-    for entry in entries:
-        # False if it was merged away meanwhile, which is fine.
-        gallery.replace_rows(entry.segment, map_rows(folder, entry, gallery.dim, sealer))

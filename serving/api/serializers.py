@@ -27,7 +27,7 @@ from engine.registry.store import Reader
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
-from schema.decisions import Comparison, DecidedEnrollment
+from schema.decisions import DecidedEnrollment
 from schema.decoding import prepare
 from schema.people import FIRST_FACE, ExceptionCause
 from schema.sweeps import Outcomes, SweepRecord
@@ -134,7 +134,10 @@ def case_page(
     store: Reader, records: Sequence[CaseRecord], due: DueDates, now: datetime
 ) -> tuple[cases.ListedCase, ...]:
     """Cases of a queue, each with the people it is about, masked, and where their lines are."""
-    named = {one.id: _named_first(one)[:SHOWN_PEOPLE] for one in records}
+    named = {
+        one.id: list(dict.fromkeys((*one.suspect_ids, *one.document_ids)))[:SHOWN_PEOPLE]
+        for one in records
+    }
     wanted = list(dict.fromkeys(key for keys in named.values() for key in keys))
     found, identities = read_apart(wanted, store.lines_in_use_of), store.identities(wanted)
     first = {key: lines_of[0].id for key, lines_of in found.items() if lines_of}
@@ -172,11 +175,6 @@ def case_page(
 
 def _masked_name(identity: Identity | None) -> str:
     return "" if identity is None else mask_name(identity.name)
-
-
-def _named_first(record: CaseRecord) -> list[str]:
-    """The documents of a case, those of suspects first."""
-    return list(dict.fromkeys((*record.suspect_ids, *record.document_ids)))
 
 
 def case_file(store: Reader, case_id: str) -> cases.CaseFile:
@@ -442,20 +440,21 @@ def calibrated_thresholds(
         calibration=of_record(
             oversight.Calibration,
             calibration,
-            curves=tuple(_curve(kind, curve) for kind, curve in calibration.curves.items()),
-        ),
-    )
-
-
-def _curve(kind: Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
-    return of_record(
-        oversight.Curve,
-        curve,
-        comparison=kind,
-        fmr_bound=curve.points[-1].fmr_high,
-        points=tuple(
-            oversight.CurvePoint(one.threshold, one.fmr, one.fmr_low, one.fmr_high, one.fnmr)
-            for one in curve.points
+            curves=tuple(
+                of_record(
+                    oversight.Curve,
+                    curve,
+                    comparison=kind,
+                    fmr_bound=curve.points[-1].fmr_high,
+                    points=tuple(
+                        oversight.CurvePoint(
+                            one.threshold, one.fmr, one.fmr_low, one.fmr_high, one.fnmr
+                        )
+                        for one in curve.points
+                    ),
+                )
+                for kind, curve in calibration.curves.items()
+            ),
         ),
     )
 

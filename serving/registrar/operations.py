@@ -123,7 +123,16 @@ class Operations:
         )
 
         def log_decided(outcome: Outcome) -> None:
-            self._log_decided(started, outcome)
+            if isinstance(outcome, Answer):
+                self._log.info(
+                    "decided",
+                    enrollment_id=outcome.enrollment_id,
+                    decision=outcome.decision.value,
+                    reasons=[reason.value for reason in outcome.reasons],
+                    is_repeated=outcome.is_repeated,
+                    correlator=self._context.correlator,
+                    ms=round(1000 * (monotonic() - started), 1),
+                )
 
         outcome = await finish_by(future, self._expires_at, on_result=log_decided, grace_s=GRACE_S)
         if isinstance(outcome, SosieError):
@@ -437,18 +446,6 @@ class Operations:
     def _audit(self, entry: AuditEntry, tallies: Sequence[Tally] = ()) -> None:
         left_s = max(0.0, self._expires_at - monotonic())
         self._opened.registrar.audit(entry, left_s, tallies)
-
-    def _log_decided(self, started: float, outcome: Outcome) -> None:
-        if isinstance(outcome, Answer):
-            self._log.info(
-                "decided",
-                enrollment_id=outcome.enrollment_id,
-                decision=outcome.decision.value,
-                reasons=[reason.value for reason in outcome.reasons],
-                is_repeated=outcome.is_repeated,
-                correlator=self._context.correlator,
-                ms=round(1000 * (monotonic() - started), 1),
-            )
 
 
 async def finish_by(

@@ -91,7 +91,15 @@ def build_collection(version: str) -> Json:
             ),
         ],
         "item": [
-            _folder("outcomes", "What document numbers mean in a sandbox.", list(_outcomes())),
+            _folder(
+                "outcomes",
+                "What document numbers mean in a sandbox.",
+                [
+                    _describe_outcome(one)
+                    for one in (APPROVED, *OUTCOMES.values())
+                    if one.serial != SILENT
+                ],
+            ),
             *folders,
             _folder("ends", "What ends something, at the end.", [_describe(one) for one in last]),
         ],
@@ -119,12 +127,6 @@ def _describe(endpoint: Endpoint) -> Json:
     if endpoint.body is not None:
         request |= _write_body(_adapt(EXAMPLES[endpoint.body][0]))
     return _item(endpoint.summary, request, checks)
-
-
-def _outcomes() -> Sequence[Json]:
-    return [
-        _describe_outcome(one) for one in (APPROVED, *OUTCOMES.values()) if one.serial != SILENT
-    ]
 
 
 def _describe_outcome(outcome: Outcome) -> Json:

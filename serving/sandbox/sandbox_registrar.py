@@ -145,11 +145,10 @@ class SandboxJudge(Judge):
         """One at a time, since each has rules of its own."""
         (request,) = requests
         outcome = find_outcome(outcomes.check(request.document))
-        rules = self._follow(outcome.reason) if request.proof is None else self._take_proofs()
+        proven = PeopleRules(proofs=dict.fromkeys(ProofWay, "approved"))
+        is_proven = request.proof is not None
+        rules = self._with(PeopleCheck, proven) if is_proven else self._follow(outcome.reason)
         return Judge.judge(rules, requests, writer, **given)
-
-    def _take_proofs(self) -> Judge:
-        return self._with(PeopleCheck, PeopleRules(proofs=dict.fromkeys(ProofWay, "approved")))
 
     def _follow(self, reason: Reason | None) -> Judge:
         if reason is not None and reason.row.about is About.LIVENESS:

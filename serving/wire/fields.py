@@ -334,10 +334,6 @@ def _write_json(value: Any) -> Any:
     return value.text if isinstance(value, Template) else _write(value)
 
 
-def _write_msgpack(value: Any) -> Any:
-    return bytes(value) if isinstance(value, Template) else _write(value)
-
-
 def _write(value: Any) -> Any:
     if isinstance(value, Moment):
         return value.isoformat()
@@ -347,4 +343,6 @@ def _write(value: Any) -> Any:
 
 
 _JSON = msgspec.json.Encoder(enc_hook=_write_json)
-_MSGPACK = msgspec.msgpack.Encoder(enc_hook=_write_msgpack)
+_MSGPACK = msgspec.msgpack.Encoder(
+    enc_hook=lambda value: bytes(value) if isinstance(value, Template) else _write(value)
+)

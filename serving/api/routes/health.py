@@ -128,7 +128,7 @@ class ReadinessChecks:
             loop = asyncio.get_running_loop()
             self._reading = loop.run_in_executor(self._reader, self._parts.store.check_head)
             # Nobody may be left to ask a slow read for its error.
-            self._reading.add_done_callback(_hear)
+            self._reading.add_done_callback(lambda read: read.cancelled() or read.exception())
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await asyncio.shield(self._reading)
@@ -173,11 +173,6 @@ class ReadinessChecks:
 def _readiness_of(parts: Parts) -> ReadinessChecks:
     """The readiness of the one ingress of a process."""
     return ReadinessChecks(parts)
-
-
-def _hear(read: asyncio.Future[tuple[int, bytes]]) -> None:
-    if not read.cancelled():
-        read.exception()
 
 
 def _check_gallery(status: Status | None) -> Check:
