@@ -329,24 +329,8 @@ def write_case(report: ReportContent, store: Reader) -> wire.CaseReport:
     """The file, with the entries of the audit chain that speak of the case: to be written once the
     report itself stands in the chain."""
     entries, others = _find_entries(store, report)
-    page = _render(report, store, entries, others)
-    return wire.CaseReport(
-        case_id=report.case.id,
-        file_name=f"case-{report.case.id}.html",
-        # A lone surrogate in a name must not cost the file.
-        html=page.encode(errors="replace"),
-        faces=report.faces,
-        documents=len(report.documents),
-        left_out=report.left_out,
-        audit_entries=len(entries),
-    )
-
-
-def _render(
-    report: ReportContent, store: Reader, entries: Sequence[AuditRecord], others: int
-) -> str:
     case = report.case
-    return _templates().render(
+    page = _templates().render(
         "case_report.html",
         {"style": "case_report.css"},
         report=report,
@@ -364,6 +348,16 @@ def _render(
         deployment_id=store.vault.deployment_id,
         made_at=utc_now(),
         carriers={one.code: one.name for one in store.carriers()},
+    )
+    return wire.CaseReport(
+        case_id=report.case.id,
+        file_name=f"case-{report.case.id}.html",
+        # A lone surrogate in a name must not cost the file.
+        html=page.encode(errors="replace"),
+        faces=report.faces,
+        documents=len(report.documents),
+        left_out=report.left_out,
+        audit_entries=len(entries),
     )
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from engine.capacity.figures import (
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
 from engine.errors import RequestError
-from engine.faces.extractor import Extraction, Extractor
+from engine.faces.extractor import Extraction
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.registry.accounts import Carrier
@@ -152,7 +152,12 @@ def measure_photographs(settings: Settings, folder: Path | None, rounds: int = R
         for _ in range(rounds):
             photographs = list(islice(turns, _SET))
             # Before it is timed: the first call of a process takes longer.
-            _require_faces(extractor, photographs)
+            found = extractor.extract(photographs)
+            if not all(isinstance(one, Extraction) and one.vector is not None for one in found):
+                raise RequestError(
+                    "a photograph cannot be read or shows no face: "
+                    "name a folder of sound ones with faces"
+                )
             pairs = [photographs[start : start + 2] for start in range(0, _SET, 2)]
             alone.append(sum(time_call(partial(extractor.extract, pair)) for pair in pairs))
             together.append(time_call(partial(extractor.extract, photographs)))
@@ -181,14 +186,6 @@ def _encode(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
-
-
-def _require_faces(extractor: Extractor, images: Sequence[bytes]) -> None:
-    found = extractor.extract(images)
-    if not all(isinstance(one, Extraction) and one.vector is not None for one in found):
-        raise RequestError(
-            "a photograph cannot be read or shows no face: name a folder of sound ones with faces"
-        )
 
 
 MAX_REFERENCES = 1_000_000

@@ -83,7 +83,18 @@ def operating_points(
 
 def _replicate(scores: PairScores, thresholds: Floats, weights: Floats) -> tuple[Doubles, Doubles]:
     """FMR and FNMR of each replicate at rising thresholds: float64[thresholds, replicates]."""
-    matches = _weigh_matches(scores, thresholds, weights)
+    # float64[thresholds, replicates]: weight of the non-mated pairs at or above each threshold.
+    assert len(thresholds) < 255, "steps are uint8, which sort fast"
+    tail = np.flatnonzero(scores.nonmated >= thresholds[0])
+    steps = np.searchsorted(thresholds, scores.nonmated[tail], side="right").astype(np.uint8) - 1
+    order = np.argsort(steps, kind="stable")
+    codes = scores.nonmated_people[tail[order]]
+    sides = [weights * share[:, None].astype(np.float32) for share in scores.shares]
+    ends = np.cumsum(np.bincount(steps, minlength=len(thresholds)))
+    sums = np.zeros((len(thresholds), weights.shape[1]))
+    for step, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        sums[step] = _weigh_pairs(codes[start:end], *sides)
+    matches = sums[::-1].cumsum(axis=0)[::-1]
     is_left, is_right = scores.counts > 0
     drawn = weights.astype(np.float64)
     both = (is_left & is_right) @ drawn**2
@@ -108,21 +119,6 @@ def _outer_thresholds(nonmated: Floats, rates: Doubles) -> Floats:
     few = np.arange(0.5, 10) / len(nonmated)
     outer = np.append(few, rates.max() * 1.5)
     return thresholds_at(nonmated, outer[outer < 1])
-
-
-def _weigh_matches(scores: PairScores, thresholds: Floats, weights: Floats) -> Doubles:
-    """float64[thresholds, replicates]: weight of the non-mated pairs at or above each threshold."""
-    assert len(thresholds) < 255, "steps are uint8, which sort fast"
-    tail = np.flatnonzero(scores.nonmated >= thresholds[0])
-    steps = np.searchsorted(thresholds, scores.nonmated[tail], side="right").astype(np.uint8) - 1
-    order = np.argsort(steps, kind="stable")
-    codes = scores.nonmated_people[tail[order]]
-    sides = [weights * share[:, None].astype(np.float32) for share in scores.shares]
-    ends = np.cumsum(np.bincount(steps, minlength=len(thresholds)))
-    sums = np.zeros((len(thresholds), weights.shape[1]))
-    for step, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        sums[step] = _weigh_pairs(codes[start:end], *sides)
-    return sums[::-1].cumsum(axis=0)[::-1]
 
 
 def _weigh_pairs(codes: NDArray[np.int32], left: Floats, right: Floats) -> Doubles:

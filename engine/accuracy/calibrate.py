@@ -90,7 +90,15 @@ def calibrate(vectors: Floats, people: Ints, *, model_digest: str, source: str) 
     for kind, scores in _compare(single_templates(vectors, people)):
         if kind is Comparison.ONE_TO_ONE and not len(scores.mated):
             raise CalibrationError("nobody has two photographs: add some of the same people")
-        curves[kind] = _fit_curve(scores)
+        grid = rate_grid(HIGHEST_FMR, len(scores.nonmated))
+        curves[kind] = CalibrationCurve(
+            people=int((scores.counts.sum(axis=0) > 0).sum()),
+            mated_pairs=len(scores.mated),
+            nonmated_pairs=len(scores.nonmated),
+            stranger_pairs=scores.stranger_pairs,
+            highest_nonmated=float(scores.nonmated.max()),
+            points=operating_points(scores, np.concatenate([COARSE_RATES, grid])),
+        )
     return Calibration(
         model_digest=model_digest,
         source=source,
@@ -129,18 +137,6 @@ def _compare(singles: TemplateSet) -> Iterator[tuple[Comparison, PairScores]]:
     # Of the same people, so that this curve and that of fused ones differ by the probe alone.
     yield Comparison.FUSED_TO_ONE, compare_all(fused, keep_people(few, np.unique(fused.people)))
     yield Comparison.FUSED, compare_all(fused)
-
-
-def _fit_curve(scores: PairScores) -> CalibrationCurve:
-    grid = rate_grid(HIGHEST_FMR, len(scores.nonmated))
-    return CalibrationCurve(
-        people=int((scores.counts.sum(axis=0) > 0).sum()),
-        mated_pairs=len(scores.mated),
-        nonmated_pairs=len(scores.nonmated),
-        stranger_pairs=scores.stranger_pairs,
-        highest_nonmated=float(scores.nonmated.max()),
-        points=operating_points(scores, np.concatenate([COARSE_RATES, grid])),
-    )
 
 
 def write_transform(text: str, transform_file: str, transform: Transform) -> str:

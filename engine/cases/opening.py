@@ -155,10 +155,28 @@ class CaseBatch:
 
     def _merge(self, case: CaseRecord, other: CaseRecord, actor: str) -> CaseRecord:
         """`case` with everything of `other`, which is merged into it."""
-        merged = _unite(case, other, self._now)
+        assignee = case.assignee or other.assignee
+        merged = replace(
+            case,
+            state=case.state if case.proposal is not None else state_of(assignee),
+            document_ids=_join(case.document_ids, other.document_ids),
+            suspect_ids=_join(case.suspect_ids, other.suspect_ids),
+            line_ids=_join(case.line_ids, other.line_ids),
+            enrollment_id=case.enrollment_id or other.enrollment_id,
+            score=highest(case.score, other.score),
+            weakest=_lowest(case.weakest, case.score, other.weakest, other.score),
+            risk=highest(case.risk, other.risk),
+            sweep_id=other.sweep_id or case.sweep_id,
+            group_key=case.group_key or other.group_key,
+            assignee=assignee,
+            updated_at=date_change(case, self._now),
+        )
         self._index(merged)
         self._touched[case.id] = None
-        has_row = self._needs_row(case, other)
+        # `other` gets no row where a sweep only finds the same group again.
+        is_found_again = other.group_key == case.group_key or other.group_key in self._known_groups
+        is_new = other.id not in self._cases
+        has_row = not (is_new and other.origin is CaseOrigin.SWEEP and is_found_again)
         if has_row:
             self._end(other, merged.id)
         self._note(case.id, NoteKind.MERGED, actor, _name(other))
@@ -166,12 +184,6 @@ class CaseBatch:
         detail = {"into": case.id} | _describe(other)
         self._entries.append(AuditEntry(actor, "case.merged", subject, detail))
         return merged
-
-    def _needs_row(self, case: CaseRecord, other: CaseRecord) -> bool:
-        """True where `other` gets a row: not where a sweep only finds the same group again."""
-        is_found_again = other.group_key == case.group_key or other.group_key in self._known_groups
-        is_new = other.id not in self._cases
-        return not (is_new and other.origin is CaseOrigin.SWEEP and is_found_again)
 
     def _end(self, other: CaseRecord, into: str) -> None:
         """Store `other` as merged into the case that continues, for its enrollment and date."""
@@ -204,25 +216,6 @@ def _find_places(case: CaseRecord) -> list[tuple[str, bool, bool]]:
     """The places of the cases to merge one with: its like, about each of its documents."""
     likeness = is_grouped(case, CLAIMED), is_grouped(case, UNTOLD)
     return [(document, *likeness) for document in case.document_ids]
-
-
-def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
-    assignee = case.assignee or other.assignee
-    return replace(
-        case,
-        state=case.state if case.proposal is not None else state_of(assignee),
-        document_ids=_join(case.document_ids, other.document_ids),
-        suspect_ids=_join(case.suspect_ids, other.suspect_ids),
-        line_ids=_join(case.line_ids, other.line_ids),
-        enrollment_id=case.enrollment_id or other.enrollment_id,
-        score=highest(case.score, other.score),
-        weakest=_lowest(case.weakest, case.score, other.weakest, other.score),
-        risk=highest(case.risk, other.risk),
-        sweep_id=other.sweep_id or case.sweep_id,
-        group_key=case.group_key or other.group_key,
-        assignee=assignee,
-        updated_at=date_change(case, now),
-    )
 
 
 def _covers(case: CaseRecord, draft: CaseRecord) -> bool:

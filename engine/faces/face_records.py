@@ -33,7 +33,11 @@ def find_image(data: bytes) -> tuple[bytes, str | None]:
     """
     try:
         if data.startswith(PIV):
-            return _open_piv(data)
+            length, signature = struct.unpack_from(">IH", data, 2)
+            end = _PIV_HEADER + length
+            if end + signature != len(data):
+                raise ImageDamaged(_DAMAGED)
+            return _open_19794(data[_PIV_HEADER:end])
         if data.startswith(FACE):
             return _open_19794(data)
         tag, value, rest = _read_element(data)
@@ -42,14 +46,6 @@ def find_image(data: bytes) -> tuple[bytes, str | None]:
         return _open_element(tag, value)
     except (struct.error, IndexError) as error:
         raise ImageDamaged(_DAMAGED) from error
-
-
-def _open_piv(data: bytes) -> tuple[bytes, str | None]:
-    length, signature = struct.unpack_from(">IH", data, 2)
-    end = _PIV_HEADER + length
-    if end + signature != len(data):
-        raise ImageDamaged(_DAMAGED)
-    return _open_19794(data[_PIV_HEADER:end])
 
 
 def _open_19794(data: bytes) -> tuple[bytes, str | None]:

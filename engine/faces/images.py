@@ -221,8 +221,16 @@ def serve(limits_json: str, memory: str) -> None:
     """
     limits = ImageLimits(**json.loads(limits_json))
     shared = mmap.mmap(int(memory), 0)
-    _keep_freed()
-    _bound_memory(limits.memory_mb)
+    # Memory of one picture serves the next: to have it from the kernel anew takes as long as
+    # decoding a small one does.
+    with suppress(AttributeError):  # a C library without it has its own ways
+        for parameter, count in _KEPT_BY_MALLOC.items():
+            ctypes.CDLL(None).mallopt(parameter, count)
+    # No more address space than is in use and the limit; no core, which would hold a face.
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + limits.memory_mb * 1_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with socket.socket(fileno=0) as link:
         while len(request := link.recv(REQUEST.size, socket.MSG_WAITALL)) == REQUEST.size:
             signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
@@ -230,7 +238,9 @@ def serve(limits_json: str, memory: str) -> None:
             link.sendall(_answer(length, side_px, shared, limits))
             signal.setitimer(signal.ITIMER_PROF, 0)
             if length > _LARGE_BYTES:
-                _give_back_freed()
+                # The pieces of a large picture would stand beside the next one.
+                with suppress(AttributeError):
+                    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _answer(length: int, side_px: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
@@ -247,30 +257,6 @@ def _answer(length: int, side_px: int, shared: mmap.mmap, limits: ImageLimits) -
         refusal = damaged()
     text = str(refusal).encode()
     return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), *[0] * 6) + text
-
-
-def _keep_freed() -> None:
-    """Memory of one picture serves the next: to have it from the kernel anew takes as long as
-    decoding a small one does.
-    """
-    with suppress(AttributeError):  # a C library without it has its own ways
-        for parameter, count in _KEPT_BY_MALLOC.items():
-            ctypes.CDLL(None).mallopt(parameter, count)
-
-
-def _give_back_freed() -> None:
-    """Returns freed memory to the system: the pieces of a large picture would stand beside the next
-    one."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _bound_memory(memory_mb: int) -> None:
-    """No more address space than is in use and the limit; no core, which would hold a face."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + memory_mb * 1_000_000
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 @frozen(eq=False)

@@ -200,7 +200,20 @@ def examine(card: ModelCard, crops: Crops, options: SessionOptions | None = None
     options = options or SessionOptions(provider="cpu")
     expected = _embed_plain(card, crops, options)
     card = structs.replace(card, dimension=expected.shape[1])
-    _require_vectors(card, expected)
+    lengths = np.linalg.norm(expected.astype(np.float64), axis=1)
+    name = card.file.path
+    if expected.shape[1] < 2:
+        raise ModelCardInvalid(f"{name} gives one number for a face: that is no embedder")
+    if not np.isfinite(expected).all():
+        raise ModelCardInvalid(
+            f"{name} gives numbers that are not finite: check its [input], or export it again"
+        )
+    if not (np.abs(lengths - 1) < 1e-3).all():
+        raise ModelCardInvalid(f"{name} gives zeros, which have no direction: export it again")
+    if float((expected @ expected.T).min()) > SAME:
+        raise ModelCardInvalid(
+            f"{name} gives one vector for all faces: its [input] is wrong, or it is no embedder"
+        )
     reasons: list[str] = []
     for steps in _LADDER:
         tried = structs.replace(card, rewriting=steps)
@@ -234,23 +247,6 @@ def _embed_plain(card: ModelCard, crops: Crops, options: SessionOptions) -> Floa
 
 def _embed(embedder: Embedder, crops: Crops) -> Floats:
     return normalise(embedder.embed(crops))
-
-
-def _require_vectors(card: ModelCard, vectors: Floats) -> None:
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    name = card.file.path
-    if vectors.shape[1] < 2:
-        raise ModelCardInvalid(f"{name} gives one number for a face: that is no embedder")
-    if not np.isfinite(vectors).all():
-        raise ModelCardInvalid(
-            f"{name} gives numbers that are not finite: check its [input], or export it again"
-        )
-    if not (np.abs(lengths - 1) < 1e-3).all():
-        raise ModelCardInvalid(f"{name} gives zeros, which have no direction: export it again")
-    if float((vectors @ vectors.T).min()) > SAME:
-        raise ModelCardInvalid(
-            f"{name} gives one vector for all faces: its [input] is wrong, or it is no embedder"
-        )
 
 
 def _find_difference(embedder: Embedder, crops: Crops, expected: Floats) -> str:

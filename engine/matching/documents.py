@@ -242,7 +242,13 @@ def check_document(document: Document, on: date) -> CheckedDocument:
             zone = read_passport(number, on)
             number, expires_on, told = zone.identity, zone.expires_on, zone.born_on
         else:
-            number = _compact_number(document.type, number)
+            rule = NUMBER_RULES[document.type]
+            compact = "".join(clean(number, "-./*").split()).upper()
+            if not re.fullmatch(rule.form, compact) or (
+                rule.has_check and not rule.has_check(compact)
+            ):
+                raise ValueError("not a number of this type")
+            number = compact
             told = find_birth(document.type, number, on)
     except ValueError:
         findings: tuple[Reason, ...] = (Reason.DOCUMENT_INVALID,)
@@ -314,12 +320,3 @@ def read_serial(document_type: str, number: str) -> tuple[str, int] | None:
     """
     found = _SERIAL.fullmatch(number) if document_type == PASSPORT else None
     return (f"{found[1]}:{found[2]}:{len(found[3])}", int(found[3])) if found else None
-
-
-def _compact_number(document_type: str, number: str) -> str:
-    """The number without spaces and separators; `ValueError` for one that its rule excludes."""
-    rule = NUMBER_RULES[document_type]
-    compact = "".join(clean(number, "-./*").split()).upper()
-    if not re.fullmatch(rule.form, compact) or (rule.has_check and not rule.has_check(compact)):
-        raise ValueError("not a number of this type")
-    return compact

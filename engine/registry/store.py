@@ -330,7 +330,18 @@ class Store(Reader, Closing):
             )
         bound = {name: getattr(key, name) for name in ("role", "carrier", "outlet", "person")}
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
-            _require_tenant(connection, key)
+            # The database would say only that a carrier or an outlet is missing.
+            carriers, outlets = CARRIERS.c, OUTLETS.c
+            if key.carrier is not None:
+                known = connection.scalar(select(carriers.code).where(carriers.code == key.carrier))
+                if known is None:
+                    raise NotFound(f"no carrier has the code {key.carrier}: check it")
+            if key.outlet is not None:
+                query = select(outlets.code).where(outlets.code == key.outlet, outlets.is_open)
+                if connection.scalar(query.where(outlets.carrier == key.carrier)) is None:
+                    raise NotFound(
+                        f"{key.carrier} has no open outlet with the code {key.outlet}: check both"
+                    )
             try:
                 digest = bind_secret(self.vault, key, key.digest)
                 row = asdict(key) | {"digest": digest}
@@ -371,21 +382,6 @@ class Store(Reader, Closing):
 
     def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
         return recorded(self._engine, self.vault, [entry])
-
-
-def _require_tenant(connection: Connection, key: ApiKey) -> None:
-    """The database would say of both only that something is missing."""
-    carriers, outlets = CARRIERS.c, OUTLETS.c
-    if key.carrier is not None:
-        known = connection.scalar(select(carriers.code).where(carriers.code == key.carrier))
-        if known is None:
-            raise NotFound(f"no carrier has the code {key.carrier}: check it")
-    if key.outlet is not None:
-        query = select(outlets.code).where(outlets.code == key.outlet, outlets.is_open)
-        if connection.scalar(query.where(outlets.carrier == key.carrier)) is None:
-            raise NotFound(
-                f"{key.carrier} has no open outlet with the code {key.outlet}: check both"
-            )
 
 
 def _claim(path: Path) -> None:

@@ -100,11 +100,27 @@ def bring_up_to_date(
         check(connection)
         for revision, named in _CODES_SINCE.items():
             if before < revision:
-                _authenticate_new(connection, vault, named)
+                # In the transaction that adds the column: after it, a row without a code was made
+                # by somebody else.
+                _require_ring(read_head(connection), vault)
+                for table in named:
+                    left = (
+                        select(*without_sealed(table))
+                        .where(table.c.mac.is_(None))
+                        .limit(ROWS_PER_BATCH)
+                    )
+                    while rows := connection.execute(left).all():
+                        write_macs(connection, vault, table, rows)
         if before < _SEALS_ARE_COUNTED:
             _count_sealed(connection, vault)
         if before < _REASONS_ARE_SEALED:
-            _forget_reasons(connection, vault)
+            # Why an outlet is restricted stays in the history of its case, sealed.
+            codes = OUTLETS.c.code
+            has_reason = OUTLETS.c.restriction_reason.is_not(None)
+            told = connection.scalars(select(codes).where(has_reason)).all()
+            with changing_rows(connection, vault, OUTLETS, told):
+                forgotten = update(OUTLETS).where(codes.in_(told)).values(restriction_reason=None)
+                connection.execute(forgotten)
     _authenticate(engine, vault, progress)
     is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
     return Upgraded(before, REVISIONS[-1], is_converted)
@@ -126,29 +142,7 @@ _CODES_SINCE = {
 """Tables whose rows had no codes before."""
 
 
-def _authenticate_new(connection: Connection, vault: Vault, named: Sequence[Table]) -> None:
-    """Gives rows their codes in the transaction that adds the column: after it, one without was
-    made by somebody else."""
-    _require_ring(read_head(connection), vault)
-    for table in named:
-        left = select(*without_sealed(table)).where(table.c.mac.is_(None)).limit(ROWS_PER_BATCH)
-        while rows := connection.execute(left).all():
-            write_macs(connection, vault, table, rows)
-
-
 _REASONS_ARE_SEALED = "0016"
-
-
-def _forget_reasons(connection: Connection, vault: Vault) -> None:
-    """Why an outlet is restricted stays in the history of its case, sealed."""
-    outlets = OUTLETS
-    told = connection.scalars(
-        select(outlets.c.code).where(outlets.c.restriction_reason.is_not(None))
-    ).all()
-    with changing_rows(connection, vault, outlets, told):
-        connection.execute(
-            update(outlets).where(outlets.c.code.in_(told)).values(restriction_reason=None)
-        )
 
 
 _SEALS_ARE_COUNTED = "0015"

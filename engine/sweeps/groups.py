@@ -74,7 +74,12 @@ def group_faces(
     links = link_documents(pairs, owners, facts.exceptions)
     fresh_documents = None if fresh is None else np.unique(owners.of(fresh))
     if fresh_documents is not None:
-        links = _keep_components(links, fresh_documents)
+        # Only components with one of these documents are grouped again.
+        documents, left, right = find_ends(links)
+        labels = label_components(len(documents), left, right)
+        is_fresh = np.zeros(len(documents), np.bool_)
+        is_fresh[labels[np.isin(documents, fresh_documents)]] = True
+        links = links[is_fresh[labels[left]]]
     near = None
     if read_vectors is not None:
         if not is_whole:
@@ -143,15 +148,6 @@ def _cluster(
             return clusters, identities
         # A document that was erased meanwhile may have held a cluster together.
         links = links[~np.isin(links["left"], gone) & ~np.isin(links["right"], gone)]
-
-
-def _keep_components(links: LinkTable, fresh_documents: Documents) -> LinkTable:
-    """The links of components with one of these documents: only those are grouped again."""
-    documents, left, right = find_ends(links)
-    labels = label_components(len(documents), left, right)
-    is_fresh = np.zeros(len(documents), np.bool_)
-    is_fresh[labels[np.isin(documents, fresh_documents)]] = True
-    return links[is_fresh[labels[left]]]
 
 
 def _has_link_of(cluster: Cluster, documents: Documents) -> bool:

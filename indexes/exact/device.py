@@ -166,7 +166,10 @@ class DeviceScanner(Scanner):
         """A `Scan`. Of a search for the k best it reads ever more at once, as the levels rise."""
         kept, step = 0, 1 if wanted.heaps.shape[1] else last - first
         try:
-            query = self._send_query(wanted)
+            codes = np.zeros((_padded(len(wanted.codes)), wanted.codes.shape[1]), np.int8)
+            codes[: len(wanted.codes)] = wanted.codes
+            zeros = int(_SIGN) * codes.sum(axis=1, dtype=np.int64)
+            query = _Query(self._arrays.asarray(codes), zeros)
             while first < last:
                 end = min(first + step, last)
                 floors, margins = _floors(rows, wanted, first, end, len(query.codes))
@@ -179,12 +182,6 @@ class DeviceScanner(Scanner):
             self._fail(error)
             kept += by_cpu(rows, wanted, first, last, found[kept:])
         return kept
-
-    def _send_query(self, wanted: Wanted) -> _Query:
-        codes = np.zeros((_padded(len(wanted.codes)), wanted.codes.shape[1]), np.int8)
-        codes[: len(wanted.codes)] = wanted.codes
-        zeros = int(_SIGN) * codes.sum(axis=1, dtype=np.int64)
-        return _Query(self._arrays.asarray(codes), zeros)
 
     def _reaching(
         self, resident: Any, query: _Query, floors: Sums, first: int, last: int
@@ -204,7 +201,33 @@ class DeviceScanner(Scanner):
         if self._arrays is np:
             # Sums of so few bytes are exact in float64, whose product is the fast one.
             return (rows.astype(np.float64) @ queries.T.astype(np.float64)).astype(np.int32)
-        return _multiply_cublas(self._arrays, rows, queries)
+        # The product by cuBLAS, which sees row-major arrays as transposed ones of columns.
+        cublas = _find_cublas()
+        (count, dim), width = rows.shape, len(queries)
+        sums = self._arrays.empty((count, width), np.int32)
+        one, nothing = np.ones(1, np.int32), np.zeros(1, np.int32)
+        cublas.gemmEx(
+            self._arrays.cuda.device.get_cublas_handle(),
+            _OP_T,
+            _OP_N,
+            width,
+            count,
+            dim,
+            one.ctypes.data,
+            queries.data.ptr,
+            _R_8I,
+            dim,
+            rows.data.ptr,
+            _R_8I,
+            dim,
+            nothing.ctypes.data,
+            sums.data.ptr,
+            _R_32I,
+            width,
+            _COMPUTE_32I,
+            _GEMM_DEFAULT,
+        )
+        return sums
 
     def _fetch(self, array: Any) -> NDArray[Any]:
         fetched: NDArray[Any] = array if self._arrays is np else self._arrays.asnumpy(array)
@@ -286,36 +309,6 @@ def _erase(resident: Any) -> None:
     except RuntimeError:
         # The device is lost, and its memory with it.
         _log.debug("codes on a lost device cannot be overwritten")
-
-
-def _multiply_cublas(cupy: Any, rows: Any, queries: Any) -> Any:
-    """The product by cuBLAS, which sees row-major arrays as transposed ones of columns."""
-    cublas = _find_cublas()
-    (count, dim), width = rows.shape, len(queries)
-    sums = cupy.empty((count, width), np.int32)
-    one, nothing = np.ones(1, np.int32), np.zeros(1, np.int32)
-    cublas.gemmEx(
-        cupy.cuda.device.get_cublas_handle(),
-        _OP_T,
-        _OP_N,
-        width,
-        count,
-        dim,
-        one.ctypes.data,
-        queries.data.ptr,
-        _R_8I,
-        dim,
-        rows.data.ptr,
-        _R_8I,
-        dim,
-        nothing.ctypes.data,
-        sums.data.ptr,
-        _R_32I,
-        width,
-        _COMPUTE_32I,
-        _GEMM_DEFAULT,
-    )
-    return sums
 
 
 def _find_cublas() -> Any:

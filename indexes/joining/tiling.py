@@ -368,7 +368,9 @@ class Tiling:
 
     def runs_of(self, tile: JoinTile) -> Iterator[Records]:
         """The pairs of one tile in sorted runs of at most some millions."""
-        lefts = self._blocks_of_left(tile.left)
+        if self._left_blocks[0] != tile.left:
+            self._left_blocks = (tile.left, self._blocks(self._left, tile.left))
+        lefts = self._left_blocks[1]
         if tile.within and tile.left == tile.right:
             both = list(itertools.combinations_with_replacement(lefts, 2))
         else:
@@ -473,11 +475,6 @@ class Tiling:
         records = np.empty(len(left), RECORD)
         records["left"], records["right"], records["score"] = left, right, scores[kept]
         return records
-
-    def _blocks_of_left(self, i: int) -> list[Block]:
-        if self._left_blocks[0] != i:
-            self._left_blocks = (i, self._blocks(self._left, i))
-        return self._left_blocks[1]
 
     def _blocks(self, side: References, i: int) -> list[Block]:
         each = map if self._scanner is None else self._scanner.each

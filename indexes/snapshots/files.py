@@ -290,7 +290,11 @@ def read_segment(
 
     `SnapshotDamaged`, or `SnapshotForeign` where this version lays out codes differently.
     """
-    _require_layout(entry, dim)
+    shape = (-(-entry.rows // BLOCK) * BLOCK, -(-dim // STEP) * STEP)
+    if (entry.padded_rows, entry.width) != shape:
+        raise SnapshotForeign(
+            "the snapshot's codes are laid out for another version; rebuild it from the store"
+        )
     ids, residuals = np.empty(entry.rows, np.int64), np.empty(entry.rows, np.float32)
     codes = overwrite_when_freed(np.empty((entry.padded_rows, entry.width), np.uint8))
     rows: RowStore
@@ -329,14 +333,6 @@ def _map(file: BinaryIO, entry: SegmentEntry, dim: int, sealer: Sealer) -> Mappe
         dim=dim,
         dtype=entry.dtype,
     )
-
-
-def _require_layout(entry: SegmentEntry, dim: int) -> None:
-    shape = (-(-entry.rows // BLOCK) * BLOCK, -(-dim // STEP) * STEP)
-    if (entry.padded_rows, entry.width) != shape:
-        raise SnapshotForeign(
-            "the snapshot's codes are laid out for another version; rebuild it from the store"
-        )
 
 
 @frozen(eq=False)

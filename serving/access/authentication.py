@@ -332,17 +332,14 @@ class Authenticator:
         task = self._lookups.get(name)
         if task is None:
             if name not in self._known:
-                self._limit_unknown(now)
+                wait_s = self._unknown.take(1, now)
+                if wait_s:
+                    raise RateLimited("too many unknown keys are tried: try again later", wait_s)
             task = asyncio.create_task(self._read(presented))
             self._lookups[name] = task
             task.add_done_callback(lambda done: self._settle(name, done))
         # The client of one call may go away: the others still wait for the answer.
         return await asyncio.shield(task)
-
-    def _limit_unknown(self, now: float) -> None:
-        wait_s = self._unknown.take(1, now)
-        if wait_s:
-            raise RateLimited("too many unknown keys are tried: try again later", wait_s)
 
     def _settle(self, name: str, task: asyncio.Task[_Known | None]) -> None:
         del self._lookups[name]

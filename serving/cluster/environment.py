@@ -270,7 +270,14 @@ class OwnedFolder:
     would name another process in a container that shares the folder."""
 
     def __init__(self, prefix: str, shared: Path) -> None:
-        _remove_ownerless(shared, prefix)
+        for left in shared.glob(f"{prefix}*/{OWNER_FILE}"):
+            with suppress(OSError):
+                descriptor = os.open(left, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left.parent, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=shared))
         # Under its name only once it is locked: whoever finds it free removes the folder.
         made = self.path / "owner.new"
@@ -292,17 +299,6 @@ class NodeFolder(OwnedFolder):
         if len(str(shared)) + len("/sosie-12345678") > LONGEST_FOLDER:
             shared = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of its own there
         super().__init__(FOLDER_PREFIX, shared)
-
-
-def _remove_ownerless(shared: Path, prefix: str) -> None:
-    for left in shared.glob(f"{prefix}*/{OWNER_FILE}"):
-        with suppress(OSError):
-            descriptor = os.open(left, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left.parent, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 def claim_folder(folder: Path) -> Path:

@@ -68,7 +68,12 @@ class Process:
     def role(self) -> Role:
         title = self.words[0] if self.words else ""
         if title.startswith(_REPLICA):
-            return _role_of_replica(title)
+            # ray::ServeReplica:sosie:Ingress, with a dot and the method while it runs one.
+            name = title.removeprefix(_REPLICA).split(":")[-1].split(".")[0].split("(")[0].strip()
+            try:
+                return Role(name.lower())
+            except ValueError:
+                return Role.OTHER
         for start, role in _TITLES.items():
             if title.startswith(start):
                 return role
@@ -89,15 +94,6 @@ _TITLES = {
 }
 _PROGRAMS = {"gcs_server": Role.GCS, "raylet": Role.RAYLET, "haproxy": Role.PROXY}
 _AGENTS = frozenset({"dashboard.py", "monitor.py", "log_monitor.py"})
-
-
-def _role_of_replica(title: str) -> Role:
-    # ray::ServeReplica:sosie:Ingress, with a dot and the method while it runs one.
-    name = title.removeprefix(_REPLICA).split(":")[-1].split(".")[0].split("(")[0].strip()
-    try:
-        return Role(name.lower())
-    except ValueError:
-        return Role.OTHER
 
 
 def find_processes(supervisor_pid: int) -> dict[Role, list[int]]:

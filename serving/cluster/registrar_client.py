@@ -114,26 +114,23 @@ class RayRegistrar(RegistrarClient):
         wait_s = (self._timeout_s if timeout_s is None else timeout_s) + HOP_TIMEOUT_S
         call = (method, arguments, context)
         if method == JOINED:
-            return await self._send_joined(call, wait_s)
+            message = self._message
+            if message is None or not message.takes(wait_s):
+                message = self._message = _Message(wait_s)
+                # Without the context of the first of them: Serve would end it with that request.
+                message.task = asyncio.get_running_loop().create_task(
+                    self._exchange_joined(message), context=Context()
+                )
+            place = len(message.calls)
+            message.calls.append(call)
+            message.waiting += 1
+            try:
+                return (await asyncio.shield(message.task))[place]
+            finally:
+                message.waiting -= 1
+                if not message.waiting:
+                    message.task.cancel()
         return (await self._exchange([call], wait_s))[0]
-
-    async def _send_joined(self, call: _Call, wait_s: float) -> Reply:
-        message = self._message
-        if message is None or not message.takes(wait_s):
-            message = self._message = _Message(wait_s)
-            # Without the context of the first of them: Serve would end it with that request.
-            message.task = asyncio.get_running_loop().create_task(
-                self._exchange_joined(message), context=Context()
-            )
-        place = len(message.calls)
-        message.calls.append(call)
-        message.waiting += 1
-        try:
-            return (await asyncio.shield(message.task))[place]
-        finally:
-            message.waiting -= 1
-            if not message.waiting:
-                message.task.cancel()
 
     async def _exchange_joined(self, message: _Message) -> Sequence[Reply]:
         # Begins in the next turn of the loop: until then others join.
@@ -158,20 +155,17 @@ class RayRegistrar(RegistrarClient):
                 self._log.error("reply_too_large", method=method)
                 error = RequestError(OVERSIZED)
             else:
-                self._suspect(raised, method, context)
+                # The type alone: a text of Ray's may quote what was sent.
+                self._log.warning(
+                    "registrar_lost",
+                    method=method,
+                    error=type(raised).__name__,
+                    correlator=context.correlator,
+                )
+                if self._watching is None:
+                    self._watching = asyncio.get_running_loop().create_task(self._watch())
                 error = Interrupted(LOST)
         return [Reply(error=copy_for_one(error)) for _ in calls]
-
-    def _suspect(self, error: Exception, method: str, context: CallContext) -> None:
-        # The type alone: a text of Ray's may quote what was sent.
-        self._log.warning(
-            "registrar_lost",
-            method=method,
-            error=type(error).__name__,
-            correlator=context.correlator,
-        )
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         """Waits until the registrar answers, in any phase."""

@@ -331,15 +331,12 @@ class RayShard(Shard):
                     heartbeat = _asked(group.remote)
                 except Exception as error:  # noqa: BLE001 - any error means no answer
                     self._lose_by(error)
-            self._refuse_late()
-
-    def _refuse_late(self) -> None:
-        with self._lock:
-            self._tick += 1
-            is_late = any(tick <= self._tick for tick in self._waiting.values())
-        if is_late:
-            self._is_stuck = True
-            self._lose(f"has not answered in {self._timing.answered_within_s:g} s; {_REBUILD}")
+            with self._lock:
+                self._tick += 1
+                is_late = any(tick <= self._tick for tick in self._waiting.values())
+            if is_late:
+                self._is_stuck = True
+                self._lose(f"has not answered in {self._timing.answered_within_s:g} s; {_REBUILD}")
 
     def _lose_by(self, error: BaseException) -> None:
         # Not its text: those of Ray contain addresses and tracebacks.

@@ -411,7 +411,13 @@ class Deployment(Closing):
         """Acquires the writer's lease, and owns it."""
         writer = self.writer
         try:
-            self._drop_outdated(writer.sequence)
+            # Parts built before the lease was acquired: another writer may have changed them.
+            built = self.__dict__
+            if "restored" in built and self.restored.gallery.sequence != writer.sequence:
+                del built["restored"]
+            # A change of the watch-list does not change the sequence.
+            for part in ("watchlist", "judge"):
+                built.pop(part, None)
             self.snapshots.sweep()
             if self.restored.fault is not None:
                 # A later store might accept what this one refuses.
@@ -657,15 +663,6 @@ class Deployment(Closing):
                 # none, and its callers know why.
                 with self.erasing, suppress(RegistryError, ShardLost):
                     self.registrar.run(lambda _writer, _now: self._save_grown())
-
-    def _drop_outdated(self, sequence: int) -> None:
-        """Drops parts built before the lease was acquired: another writer may have changed them."""
-        built = self.__dict__
-        if "restored" in built and self.restored.gallery.sequence != sequence:
-            del built["restored"]
-        # A change of the watch-list does not change the sequence.
-        for part in ("watchlist", "judge"):
-            built.pop(part, None)
 
     def _save_grown(self) -> None:
         gallery = self.restored.gallery

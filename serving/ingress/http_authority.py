@@ -344,7 +344,15 @@ class HttpAuthority:
                 content=write_question(question, request_id),
                 headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             ) as answer:
-                _require_answer(answer)
+                if answer.is_redirect:
+                    raise _LookUpFailed(AuthorityCode.REDIRECTED)
+                if answer.is_client_error:
+                    raise _LookUpFailed(AuthorityCode.REFUSED)
+                if answer.status_code != httpx.codes.OK:
+                    raise _LookUpFailed(AuthorityCode.FAILED)
+                # What is packed could unpack to any size.
+                if answer.headers.get("content-encoding", "identity") != "identity":
+                    raise _LookUpFailed(AuthorityCode.MALFORMED)
                 body = bytearray()
                 async for part in answer.aiter_raw():
                     body += part
@@ -370,19 +378,6 @@ class HttpAuthority:
                 trust_env=False,
             )
         return self._client
-
-
-def _require_answer(answer: httpx.Response) -> None:
-    """`_LookUpFailed` for any status but 200, and for what is packed: it could unpack to any
-    size."""
-    if answer.is_redirect:
-        raise _LookUpFailed(AuthorityCode.REDIRECTED)
-    if answer.is_client_error:
-        raise _LookUpFailed(AuthorityCode.REFUSED)
-    if answer.status_code != httpx.codes.OK:
-        raise _LookUpFailed(AuthorityCode.FAILED)
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise _LookUpFailed(AuthorityCode.MALFORMED)
 
 
 def open_tls(settings: AuthoritySettings, home: Path) -> ssl.SSLContext:

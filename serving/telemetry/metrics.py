@@ -308,7 +308,12 @@ class FolderCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Reads every file: some milliseconds."""
         for attempt in range(1, ATTEMPTS + 1):
-            files = self._list_files()
+            pids = {int(file.stem.rsplit("_", 1)[1]) for file in self._folder.glob(f"{LIVE}*.db")}
+            for pid in pids:
+                if not psutil.pid_exists(pid):
+                    discard_gauges(self._folder, pid)
+            # A process killed while it creates its file leaves an empty one.
+            files = [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
             try:
                 return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
             except (FileNotFoundError, RuntimeError, struct.error):
@@ -320,14 +325,6 @@ class FolderCollector(Collector):
     def describe(self) -> Iterable[Metric]:
         # A registry would otherwise read all files to learn the names.
         return []
-
-    def _list_files(self) -> list[str]:
-        pids = {int(file.stem.rsplit("_", 1)[1]) for file in self._folder.glob(f"{LIVE}*.db")}
-        for pid in pids:
-            if not psutil.pid_exists(pid):
-                discard_gauges(self._folder, pid)
-        # A process killed while it creates its file leaves an empty one.
-        return [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
 
 
 def discard_gauges(folder: Path, pid: int) -> None:
