@@ -167,19 +167,17 @@ def measure_photographs(settings: Settings, folder: Path | None, rounds: int = R
 
 def _find_images(folder: Path | None, most: int) -> tuple[list[bytes], str]:
     if folder is not None:
-        return _read_folder(folder, most), f"photographs of {folder.name}"
+        if not folder.is_dir():
+            raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if len(paths) < 2:
+            raise RequestError(
+                f"{folder} has fewer than two photographs: name one with .jpg or .png"
+            )
+        return [path.read_bytes() for path in paths[:most]], f"photographs of {folder.name}"
     portrait = np.asarray(find_images("--photographs").astronaut())[_FACE]
     lit = [np.clip(portrait * light, 0, 255).astype(np.uint8) for light in (0.9, 1.0, 1.1)]
     return [_encode(one) for one in lit], f"a portrait, {SIDE_PX} px"
-
-
-def _read_folder(folder: Path, most: int) -> list[bytes]:
-    if not folder.is_dir():
-        raise RequestError(f"{folder} is not a folder: name one with photographs of faces")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(paths) < 2:
-        raise RequestError(f"{folder} has fewer than two photographs: name one with .jpg or .png")
-    return [path.read_bytes() for path in paths[:most]]
 
 
 def _encode(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:

@@ -53,7 +53,10 @@ def operating_points(
     chosen = scores.thresholds_at(rates)
     present = np.flatnonzero(scores.counts.sum(axis=0))
     weights = draw_people(present, scores.population, seed=seed)
-    grid = np.unique(np.concatenate([chosen, _outer_thresholds(scores.nonmated, rates)]))
+    # Thresholds outside the range of `rates`, which some replicates need.
+    few = np.arange(0.5, 10) / len(scores.nonmated)
+    outer = np.append(few, rates.max() * 1.5)
+    grid = np.unique(np.concatenate([chosen, thresholds_at(scores.nonmated, outer[outer < 1])]))
     own_fmr, own_fnmr = _replicate(scores, grid, weights)
     # Each replicate has its own thresholds for the rates: interpolated in log FMR, never of zero.
     logs = np.log10(np.maximum(own_fmr, 0.1 / len(scores.nonmated)))[::-1]
@@ -112,13 +115,6 @@ def draw_people(people: Ints, population: int, *, seed: int = 0) -> Floats:
     chances = np.full(len(present), 1 / len(present))
     weights[present] = rng.multinomial(len(present), chances, size=REPLICATES).T
     return weights
-
-
-def _outer_thresholds(nonmated: Floats, rates: Doubles) -> Floats:
-    """Thresholds outside the range of `rates`, which some replicates need."""
-    few = np.arange(0.5, 10) / len(nonmated)
-    outer = np.append(few, rates.max() * 1.5)
-    return thresholds_at(nonmated, outer[outer < 1])
 
 
 def _weigh_pairs(codes: NDArray[np.int32], left: Floats, right: Floats) -> Doubles:

@@ -141,24 +141,6 @@ def require_said(
         )
 
 
-def require_second_person(
-    case: CaseRecord, outcome: Outcome, lines: Sequence[str], keep_lines: bool, actor: Actor
-) -> None:
-    """`FourEyes` unless another person proposed this outcome with these lines."""
-    proposal = case.proposal
-    if proposal is None:
-        raise FourEyes("this takes two people: propose it, and let another person close")
-    if not _is_followed(proposal, outcome, lines, keep_lines):
-        raise FourEyes(
-            "another outcome or other lines were proposed, or that lines stay: close exactly what "
-            "was proposed, or withdraw it"
-        )
-    if proposal.person is None:
-        raise FourEyes("it is not known which person proposed this: withdraw it, propose it anew")
-    if actor.is_person(proposal.person):
-        raise FourEyes("you proposed this, with whichever key: another person must close the case")
-
-
 def _is_followed(
     proposal: Proposal, outcome: Outcome, lines: Sequence[str], keep_lines: bool
 ) -> bool:
@@ -316,7 +298,22 @@ def close(
         case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
         if lines or outcome is not Outcome.UNFOUNDED or case.kind != CaseKind.DISPUTE:
-            require_second_person(case, outcome, lines, keep_lines, actor)
+            proposal = case.proposal
+            if proposal is None:
+                raise FourEyes("this takes two people: propose it, and let another person close")
+            if not _is_followed(proposal, outcome, lines, keep_lines):
+                raise FourEyes(
+                    "another outcome or other lines were proposed, or that lines stay: close exactly "
+                    "what was proposed, or withdraw it"
+                )
+            if proposal.person is None:
+                raise FourEyes(
+                    "it is not known which person proposed this: withdraw it, propose it anew"
+                )
+            if actor.is_person(proposal.person):
+                raise FourEyes(
+                    "you proposed this, with whichever key: another person must close the case"
+                )
             require_said(registry, case, outcome, lines, keep_lines)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, keep_lines, now)

@@ -206,7 +206,12 @@ class FaceDetector:
 
     def _look(self, picture: Pixels) -> tuple[DetectedFace, ...]:
         """The faces of a picture as it is."""
-        outputs = self._session.run(_pad_to_bgr(picture))
+        # float32[1, 3, h, w] in BGR, black at right and below up to multiples of 32.
+        height, width = picture.shape[:2]
+        padded = np.zeros((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), dtype=np.float32)
+        for channel in range(3):
+            padded[0, channel, :height, :width] = picture[:, :, 2 - channel]
+        outputs = self._session.run(padded)
         raw = dict(zip(self._session.output_names, outputs, strict=True))
         boxes, landmarks, scores = _decode(raw, picture.shape[1], self._config.min_score)
         return tuple(
@@ -330,15 +335,6 @@ def _wrap(angle_deg: float) -> float:
 def _as_box(values: Floats) -> tuple[float, float, float, float]:
     x, y, width, height = (float(value) for value in values)
     return x, y, width, height
-
-
-def _pad_to_bgr(pixels: Pixels) -> Floats:
-    """float32[1, 3, h, w] in BGR, black at right and below up to multiples of 32."""
-    height, width = pixels.shape[:2]
-    padded = np.zeros((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), dtype=np.float32)
-    for channel in range(3):
-        padded[0, channel, :height, :width] = pixels[:, :, 2 - channel]
-    return padded
 
 
 def _decode(raw: _Raw, width: int, min_score: float) -> tuple[Floats, Floats, Floats]:

@@ -298,7 +298,13 @@ def find_better_contract(examined: Examined, crops: Crops, people: Ints) -> str 
             contract, layout=own.layout, width_px=own.width_px, height_px=own.height_px
         )
         model = Embedder(examined.session, structs.replace(examined.card, input=wanted))
-        measured[form] = _separate(_embed(model, crops), people)
+        vectors = _embed(model, crops)
+        scores = vectors @ vectors.T
+        above = np.triu(np.ones_like(scores, dtype=bool), 1)
+        is_mated = people[:, None] == people[None, :]
+        mated, other = scores[above & is_mated], scores[above & ~is_mated]
+        spread = float(np.sqrt((mated.var() + other.var()) / 2))
+        measured[form] = float(mated.mean() - other.mean()) / max(spread, 1e-9)
     best, given = max(measured, key=lambda form: measured[form]), measured[_form(own)]
     if measured[best] <= given * PLAINLY:
         return None
@@ -310,15 +316,6 @@ def find_better_contract(examined: Examined, crops: Crops, people: Ints) -> str 
 
 def _form(contract: InputContract) -> str:
     return f"channels {contract.channels}, mean {contract.mean[0]:g}, scale {contract.scale[0]:.6g}"
-
-
-def _separate(vectors: Floats, people: Ints) -> float:
-    scores = vectors @ vectors.T
-    above = np.triu(np.ones_like(scores, dtype=bool), 1)
-    is_mated = people[:, None] == people[None, :]
-    mated, other = scores[above & is_mated], scores[above & ~is_mated]
-    spread = float(np.sqrt((mated.var() + other.var()) / 2))
-    return float(mated.mean() - other.mean()) / max(spread, 1e-9)
 
 
 def measure_usual_length(found: Examined, crops: Crops) -> float:

@@ -386,7 +386,10 @@ def read_audit(
     if subject is not None:
         wanted = wanted.where(or_(AUDIT.c.subject == subject, _is_named(subject)))
     if actor is not None:
-        wanted = wanted.where(_is_by(actor))
+        column, any_id = AUDIT.c.actor, "_" * CREDENTIAL_ID_LENGTH
+        name = actor.replace("/", "//").replace("%", "/%").replace("_", "/_")
+        of_person = (column.like(f"{name} ({what}:{any_id})", escape="/") for what in CREDENTIALS)
+        wanted = wanted.where(or_(column == actor, *of_person))
     head, _ = reader.audit_head()
     is_newest = after is None
     place = AUDIT.c.number.desc() if is_newest else AUDIT.c.number
@@ -397,13 +400,6 @@ def read_audit(
         if len(found) == limit:
             break
     return found[::-1] if is_newest else found
-
-
-def _is_by(actor: str) -> Condition:
-    column, any_id = AUDIT.c.actor, "_" * CREDENTIAL_ID_LENGTH
-    name = actor.replace("/", "//").replace("%", "/%").replace("_", "/_")
-    of_person = (column.like(f"{name} ({what}:{any_id})", escape="/") for what in CREDENTIALS)
-    return or_(column == actor, *of_person)
 
 
 def _is_named(subject: str) -> Condition:

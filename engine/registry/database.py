@@ -118,7 +118,13 @@ def connect(url: str, dim: int = 0) -> Engine:
     `dim`: of the templates of a new registry; one that is there keeps its pages."""
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return _connect_sqlite(parsed, LARGE_PAGE_BYTES if dim >= LARGE_FROM_DIM else PAGE_BYTES)
+        page_bytes = LARGE_PAGE_BYTES if dim >= LARGE_FROM_DIM else PAGE_BYTES
+        engine = create_engine(
+            parsed, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_JSON
+        )
+        event.listen(engine, "connect", partial(_prepare_sqlite, page_bytes))
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
     try:
         from engine.registry import postgresql  # noqa: PLC0415 - an extra
 
@@ -368,15 +374,6 @@ _JSON = {
     "json_serializer": lambda value: _encode_json(value).decode(),
     "json_deserializer": _read_json,
 }
-
-
-def _connect_sqlite(url: URL, page_bytes: int) -> Engine:
-    engine = create_engine(
-        url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_JSON
-    )
-    event.listen(engine, "connect", partial(_prepare_sqlite, page_bytes))
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
 
 
 def _prepare_sqlite(page_bytes: int, connection: sqlite3.Connection, _record: object) -> None:

@@ -198,13 +198,6 @@ def _is_at(of_line: Column[str], of_attempt: Column[str], any_of: Collection[str
     )
 
 
-def _is_below(key: ColumnElement[Any], value: object, case_id: str, descends: bool) -> Condition:
-    further, beside = (
-        (key < value, CASES.c.id < case_id) if descends else (key > value, CASES.c.id > case_id)
-    )
-    return or_(further, and_(key == value, beside))
-
-
 _PLACES = (
     select(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet, func.count().label("lines"))
     .join(LINES, LINES.c.document_id == CASE_DOCUMENTS.c.document_id)
@@ -436,7 +429,13 @@ class QueueReader(CaseReader, CropReader):
         query = select(CASES).where(*self._terms(wanted, due))
         query = query.order_by(*(one.desc() for one in order) if descends else order)
         if last is not None:
-            query = query.where(_is_below(key, value_of(last), last.id, descends))
+            value = value_of(last)
+            further, beside = (
+                (key < value, CASES.c.id < last.id)
+                if descends
+                else (key > value, CASES.c.id > last.id)
+            )
+            query = query.where(or_(further, and_(key == value, beside)))
         return open_some(self, query, limit, partial(self._read, CaseRecord))
 
     def _by_due_date(

@@ -69,12 +69,6 @@ def _places() -> dict[Table, int]:
     return {table: place for place, table in enumerate(metadata.sorted_tables)}
 
 
-def find_sequence(writes: Iterable[Write], before: int) -> int:
-    """The gallery's sequence after these writes."""
-    changed = (one.sequence for one in writes if isinstance(one, NewReference | RemovedReference))
-    return max(changed, default=before)
-
-
 class Writer(Closing):
     """Holds the writer's lease from its making to `close`; used by one thread at a time.
 
@@ -135,7 +129,8 @@ class Writer(Closing):
         `LeaseLost`: nothing more may be committed from here.
         """
         assert not self._closed
-        sequence = find_sequence(writes, self._sequence)
+        moved = (one for one in writes if isinstance(one, NewReference | RemovedReference))
+        sequence = max((one.sequence for one in moved), default=self._sequence)
         assert sequence >= self._sequence, "the gallery's sequence never goes back"
         entries, now = choose(writes, AuditEntry), utc_now()
         with chained(

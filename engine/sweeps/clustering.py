@@ -304,7 +304,18 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
     if near is None:
         near = NO_PAIRS
     documents, left, right = find_ends(links)
-    ties = _tie(documents, left, right, links["score"], near)
+    # Links and near pairs between indices of `documents`; without documents that have no link.
+    scores = links["score"]
+    steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)
+    known = near[np.isin(near["left"], documents) & np.isin(near["right"], documents)]
+    none, one = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
+    ties = _Ties(
+        np.concatenate([left, np.searchsorted(documents, known["left"])]),
+        np.concatenate([right, np.searchsorted(documents, known["right"])]),
+        np.concatenate([np.ones_like(left), none]),
+        np.concatenate([steps, none]),
+        np.concatenate([np.zeros_like(left), one]),
+    )
     labels, has_moved = np.arange(len(documents)), True
     while has_moved:
         labels = _merge(labels, ties)
@@ -313,22 +324,6 @@ def cluster_links(links: LinkTable, near: LinkTable | None = None) -> list[Clust
         inside = labels[left] == labels[right]
         labels = label_components(len(documents), left[inside], right[inside])
     return list(_gather(documents, labels, links, labels[left], labels[right]))
-
-
-def _tie(
-    documents: Documents, left: Labels, right: Labels, scores: Floats, near: LinkTable
-) -> _Ties:
-    """Links and near pairs between indices of `documents`; without documents that have no link."""
-    steps = np.rint(scores.astype(np.float64) * _STEPS).astype(np.int64)
-    known = near[np.isin(near["left"], documents) & np.isin(near["right"], documents)]
-    none, one = np.zeros(len(known), np.int64), np.ones(len(known), np.int64)
-    return _Ties(
-        np.concatenate([left, np.searchsorted(documents, known["left"])]),
-        np.concatenate([right, np.searchsorted(documents, known["right"])]),
-        np.concatenate([np.ones_like(left), none]),
-        np.concatenate([steps, none]),
-        np.concatenate([np.zeros_like(left), one]),
-    )
 
 
 def _merge(labels: Labels, ties: _Ties) -> Labels:
@@ -401,7 +396,10 @@ def _move(labels: Labels, ties: _Ties) -> bool:
         has_moved = True
         moved = labels.copy()
         moved[members[chosen]] = targets[chosen]
-        labels[:] = _name_smallest(moved)
+        # Each member is labelled with the smallest member of its cluster.
+        smallest = np.full(2 * len(moved), len(moved))
+        np.minimum.at(smallest, moved, np.arange(len(moved)))
+        labels[:] = smallest[moved]
 
 
 def _find_moves(labels: Labels, both: _Ties) -> tuple[Labels, Labels]:
@@ -429,13 +427,6 @@ def _find_moves(labels: Labels, both: _Ties) -> tuple[Labels, Labels]:
     totals = np.concatenate([there.totals, np.zeros_like(leaving)]) - own_totals[members]
     order = np.lexsort((targets, members, -totals, -gains))
     return members[order], targets[order]
-
-
-def _name_smallest(labels: Labels) -> Labels:
-    """Labels each member with the smallest member of its cluster."""
-    smallest = np.full(2 * len(labels), len(labels))
-    np.minimum.at(smallest, labels, np.arange(len(labels)))
-    return smallest[labels]
 
 
 def _is_new(labels: Labels) -> Flags:

@@ -408,9 +408,13 @@ def erase_from_files(
     named = set(_list_documents(sweep))
     gone = _find_erased(named, reader) if document_id is None else named & {document_id}
     threshold = sweep.record.terms.threshold
+    pairs = sweep.pairs
+    erased = pa.array(sorted(gone), pa.string())
+    for side in _SIDES:
+        pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))
     left = replace(
         sweep,
-        pairs=_without(sweep.pairs, gone),
+        pairs=pairs,
         groups=rank(
             without_documents(
                 sweep.groups, gone, threshold, is_ranked=sweep.record.terms.budget is not None
@@ -434,10 +438,3 @@ def _list_documents(sweep: DoneSweep) -> Iterable[str]:
         yield from (one.document_id for one in group.identities)
         for link in (*group.links, *group.severed):
             yield from (link.left, link.right)
-
-
-def _without(pairs: pa.Table, gone: Collection[str]) -> pa.Table:
-    erased = pa.array(sorted(gone), pa.string())
-    for side in _SIDES:
-        pairs = pairs.filter(pc.invert(pc.is_in(pairs[side], value_set=erased)))
-    return pairs

@@ -202,13 +202,9 @@ def _comparisons(rows: int) -> int:
 
 
 def _time_join(rows: int, dim: int, scanner: Scanner) -> float:
-    segment = Exact8Segment(np.arange(rows), _strangers(rows, dim), scanner=scanner)
+    vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    segment = Exact8Segment(np.arange(rows), unit, scanner=scanner)
     started = monotonic()
     join([segment], None, _THRESHOLD)
     return max(monotonic() - started, 1e-6)
-
-
-def _strangers(rows: int, dim: int) -> Vectors:
-    vectors = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit

@@ -227,7 +227,12 @@ class MappedRows:
         self._wiped[rows] = True
 
     def _reveal(self, rows: Positions) -> Octets:
-        return self._seal.reveal_rows(self._hidden()[rows], self._offset + rows * self._row_bytes)
+        # A view of the encrypted rows in the file: uint8[n, bytes of a row].
+        size = self._rows * self._row_bytes
+        octets = np.frombuffer(self._memory, np.uint8, size, self._offset)
+        return self._seal.reveal_rows(
+            octets.reshape(self._rows, self._row_bytes)[rows], self._offset + rows * self._row_bytes
+        )
 
     def _run(self, rows: Positions) -> Octets:
         """Consecutive rows, decrypted at once."""
@@ -242,12 +247,6 @@ class MappedRows:
             plain = np.empty(end - aligned, np.uint8)
             self._seal.reveal(memory[aligned:end], aligned, plain)
         return plain[start - aligned :].reshape(count, self._row_bytes)
-
-    def _hidden(self) -> Octets:
-        """A view of the encrypted rows in the file: uint8[n, bytes of a row]."""
-        size = self._rows * self._row_bytes
-        octets = np.frombuffer(self._memory, np.uint8, size, self._offset)
-        return octets.reshape(self._rows, self._row_bytes)
 
 
 def _is_run(rows: Positions) -> bool:

@@ -170,22 +170,6 @@ def _name_photographs(schemas: dict[str, Json]) -> None:
 
 
 def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json]) -> Json:
-    operation: Json = {
-        "operationId": endpoint.operation_id,
-        "tags": [endpoint.tag],
-        "summary": endpoint.summary,
-        "description": inspect.cleandoc(endpoint.handle.__doc__ or ""),
-        "parameters": _parameters(endpoint),
-        "responses": _responses(endpoint),
-    }
-    if endpoint.body is not None:
-        operation["requestBody"] = _describe_body(endpoint.body, schemas)
-    if endpoint.needs_key:
-        operation["security"] = [{"bearer": []}, {"apiKey": []}]
-    return operation
-
-
-def _parameters(endpoint: Endpoint) -> list[Json]:
     found: list[Json] = [
         {"name": step[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
         for step in endpoint.path.split("/")
@@ -205,7 +189,19 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
         ]
     if endpoint.needs_idempotency_key:
         found.append(_IDEMPOTENCY_KEY)
-    return [*found, _CORRELATOR, _TIMEOUT]
+    operation: Json = {
+        "operationId": endpoint.operation_id,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "description": inspect.cleandoc(endpoint.handle.__doc__ or ""),
+        "parameters": [*found, _CORRELATOR, _TIMEOUT],
+        "responses": _responses(endpoint),
+    }
+    if endpoint.body is not None:
+        operation["requestBody"] = _describe_body(endpoint.body, schemas)
+    if endpoint.needs_key:
+        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    return operation
 
 
 def _responses(endpoint: Endpoint) -> Json:

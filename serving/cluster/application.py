@@ -25,7 +25,7 @@ from serving.deployment.models import (
     second_settings,
 )
 from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
-from serving.settings.settings import Settings, require_home
+from serving.settings.settings import require_home
 
 _ARGUMENTS = frozenset({"home", "config", "revision"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
@@ -160,7 +160,17 @@ def describe(site: Site, python: Path | None = None) -> dict[str, Any]:
     listen, the service reads the rest from its settings. Replicas run in another environment than
     Ray, by its `python`."""
     settings = site.load()
-    arguments = {"home": site.home, "config": site.file, "revision": digest_settings(settings)}
+    # Another revision for other settings, without what is secret.
+    text = json.dumps(
+        settings.model_dump(),
+        default=lambda value: "" if isinstance(value, SecretStr) else str(value),
+        sort_keys=True,
+    )
+    arguments = {
+        "home": site.home,
+        "config": site.file,
+        "revision": hashlib.sha256(f"{version('sosie')} {text}".encode()).hexdigest()[:12],
+    }
     environment = {} if python is None else {"runtime_env": {"py_executable": str(python)}}
     return {
         "proxy_location": "EveryNode",
@@ -180,13 +190,3 @@ def describe(site: Site, python: Path | None = None) -> dict[str, Any]:
             }
         ],
     }
-
-
-def digest_settings(settings: Settings) -> str:
-    """Another one for other settings, without what is secret."""
-    text = json.dumps(
-        settings.model_dump(),
-        default=lambda value: "" if isinstance(value, SecretStr) else str(value),
-        sort_keys=True,
-    )
-    return hashlib.sha256(f"{version('sosie')} {text}".encode()).hexdigest()[:12]

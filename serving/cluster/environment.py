@@ -134,7 +134,11 @@ def make_environment(
     forced = make_variables(settings, folder, log, address=settings.host if is_local else None)
     if not is_local:
         return node_environment(USUAL, forced)
-    return node_environment(USUAL | SUPERVISED, forced | LOOPBACK | _make_token(folder))
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="utf-8")
+    forced |= LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    return node_environment(USUAL | SUPERVISED, forced)
 
 
 def make_variables(
@@ -149,13 +153,6 @@ def make_variables(
     if settings.proxy == "haproxy":
         return variables | _set_proxy(settings, folder, log, address)
     return variables | {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
-
-
-def _make_token(folder: Path) -> dict[str, str]:
-    path = folder / "token"
-    path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32), encoding="utf-8")
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
 def make_proxy_config(settings: ServeSettings, address: str | None = None) -> ProxyConfig:

@@ -219,7 +219,12 @@ def _refuse_when_full(text: str, config: ProxyConfig, folder: Path) -> str:
     place = names.index(OWN)
     # A cluster may serve other applications too: the first that matches gets the request.
     mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
-    ingresses = count_servers(text)
+    # The ingresses that this proxy's bounds are for: its own node's, so that all nodes' bounds add
+    # up, or all on a node without one. Serve rewrites the configuration whenever an ingress comes
+    # or goes.
+    server = r"^ +server \S+ (\S+):\d+ (?![^\n]*\bbackup\b)"
+    hosts = re.findall(server, _find_own(text)[1], flags=re.M)
+    ingresses = sum(host in LOCAL for host in hosts) or max(1, len(hosts))
     rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, config, ingresses))
     before = text.index(choices[place][0])
     text = text[:before] + rules + text[before:]
@@ -236,15 +241,6 @@ def _find_own(text: str) -> re.Match[str]:
     if section is None:
         raise TemplateChanged(f"backend {OWN}")
     return section
-
-
-def count_servers(text: str) -> int:
-    """How many ingresses this proxy's bounds are for: its own node's, so that all nodes' bounds add
-    up, or all on a node without one. Serve rewrites the configuration whenever an ingress comes or
-    goes."""
-    server = r"^ +server \S+ (\S+):\d+ (?![^\n]*\bbackup\b)"
-    hosts = re.findall(server, _find_own(text)[1], flags=re.M)
-    return sum(host in LOCAL for host in hosts) or max(1, len(hosts))
 
 
 def _name(table: str) -> str:

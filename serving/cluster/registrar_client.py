@@ -150,7 +150,9 @@ class RayRegistrar(RegistrarClient):
         except BackPressureError:
             error = Busy("too many calls wait for the registrar: ask again later")
         except Exception as raised:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
-            if _is_oversized(raised):
+            # gRPC has no error types; the status is on the error of the call.
+            code = getattr(raised, "code", None)
+            if callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED":
                 # The registrar works: only this answer is too large.
                 self._log.error("reply_too_large", method=method)
                 error = RequestError(OVERSIZED)
@@ -191,9 +193,3 @@ async def _await(response: DeploymentResponse[Any], timeout_s: float) -> Any:
     except (asyncio.CancelledError, TimeoutError):
         response.cancel()
         raise
-
-
-def _is_oversized(error: Exception) -> bool:
-    # gRPC has no error types; the status is on the error of the call.
-    code = getattr(error, "code", None)
-    return callable(code) and getattr(code(), "name", "") == "RESOURCE_EXHAUSTED"

@@ -169,30 +169,26 @@ def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
     table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", padding=0)
     for step in steps:
         scores = step["scores"]
+        lines = [
+            f"{item['reason']} ({item['photograph']})" if "photograph" in item else item["reason"]
+            for item in step["reasons"]
+        ]
+        if step["is_repeated"]:
+            lines.append("[dim]the stored answer[/]")
+        if not step["as_told"]:
+            lines.append("[bold red]not as expected[/]")
         table.add_row(
             str(step["number"]),
             step["who"],
             step["what"],
             f"[{_COLOURS[step['decision']]}]{step['decision']}[/]",
-            _write_reasons(step),
+            "\n".join(lines),
             _write_score(scores["live_portrait"]),
             _write_score(scores["holder"]),
             _write_score(scores["best_candidate"]),
             f"{step['milliseconds']:.0f}",
         )
     return table
-
-
-def _write_reasons(step: _Report) -> str:
-    lines = [
-        f"{item['reason']} ({item['photograph']})" if "photograph" in item else item["reason"]
-        for item in step["reasons"]
-    ]
-    if step["is_repeated"]:
-        lines.append("[dim]the stored answer[/]")
-    if not step["as_told"]:
-        lines.append("[bold red]not as expected[/]")
-    return "\n".join(lines)
 
 
 def _write_score(score: float | None) -> str:

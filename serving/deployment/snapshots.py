@@ -601,7 +601,9 @@ class ShardUpkeep:
     def _step(self) -> bool:
         """Opens, fills or ends a shard, as far as the number that is wanted asks for it; False
         where there is nothing to do, or a sweep needs everything where it is."""
-        index, wanted = self._index, self._read_wanted()
+        if monotonic() - self._read_at >= LOOK_AT_SETTINGS_S:
+            self._read_at, self._wanted = monotonic(), self._index.read_wanted()
+        index, wanted = self._index, self._wanted
         owners = index.placement.owners
         aims = index.placement.balanced(wanted).owners
         moving = np.flatnonzero(aims != owners)
@@ -641,11 +643,6 @@ class ShardUpkeep:
             raise
         self._has_moved = True
         return True
-
-    def _read_wanted(self) -> int:
-        if monotonic() - self._read_at >= LOOK_AT_SETTINGS_S:
-            self._read_at, self._wanted = monotonic(), self._index.read_wanted()
-        return self._wanted
 
     def _check(self) -> None:
         if self._closing.is_set():

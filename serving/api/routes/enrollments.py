@@ -21,7 +21,7 @@ from engine.matching.requests import Answer as Decided
 from engine.matching.samples import Sample
 from engine.registry.accounts import ENROLLMENT_REFUSED
 from engine.registry.database import utc_now
-from schema.documents import AuthorityCode, AuthorityResult
+from schema.documents import AuthorityCode
 from schema.people import Consent
 from schema.reasons import LivenessUse, tell_kind
 from serving.access.authorization import Principal, outlet_of, scope_of, see_enrollment
@@ -101,7 +101,11 @@ async def _take_photographs(
     questions = await asyncio.to_thread(ask_of, parts.store, attempt, live, theirs, *terms)
     taken, said = await look_up_beside(parts.authority, questions, sampling)
     for one in said.values():
-        note_authority(parts, one)
+        # One that confirmed nothing is logged by its code alone.
+        source = "kept" if one.is_kept else "asked"
+        parts.meter.add(AUTHORITY_RESULTS, one.code.value, source)
+        if one.code is not AuthorityCode.CONFIRMED:
+            parts.log.warning("authority", kind=one.kind, code=one.code.value)
     return replace(show_faces(attempt.request, taken), authority=said)
 
 
@@ -219,14 +223,6 @@ def _crops(parts: Parts, enrollment_id: str) -> wire.Crops:
             for crop in parts.store.cases.crops(record.id)
         ),
     )
-
-
-def note_authority(parts: Parts, result: AuthorityResult) -> None:
-    """Counts what came of a look-up, and logs one that confirmed nothing: by its code alone."""
-    source = "kept" if result.is_kept else "asked"
-    parts.meter.add(AUTHORITY_RESULTS, result.code.value, source)
-    if result.code is not AuthorityCode.CONFIRMED:
-        parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
 def read_idempotency_key(request: Request) -> str:
