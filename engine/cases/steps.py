@@ -303,8 +303,8 @@ def close(
                 raise FourEyes("this takes two people: propose it, and let another person close")
             if not _is_followed(proposal, outcome, lines, keep_lines):
                 raise FourEyes(
-                    "another outcome or other lines were proposed, or that lines stay: close exactly "
-                    "what was proposed, or withdraw it"
+                    "another outcome or other lines were proposed, or that lines stay: close "
+                    "exactly what was proposed, or withdraw it"
                 )
             if proposal.person is None:
                 raise FourEyes(
