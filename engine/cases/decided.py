@@ -12,7 +12,7 @@ their pairs (Kish 1965): a ring of twenty documents is one decision, and not 190
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import combinations
 
@@ -27,6 +27,7 @@ from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from engine.registry.writer import Writer
 from engine.sweeps.groups import find_weakest
+from schema import frozen
 from schema.cases import CaseKind, CaseOrigin, CaseState, Ground, Outcome
 from schema.sweeps import Group, GroupKind, Link, Outcomes
 
@@ -37,7 +38,7 @@ Pair = tuple[str, str]
 """Two documents, the lower id first."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decided:
     """Decisions of people: `standing` outcomes, and the pairs whose evidence has `changed`."""
 
@@ -208,7 +209,7 @@ STEPS = 100
 """Thresholds that a proposal chooses among, from score 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeasuredPrecision:
     """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud.
 
@@ -274,7 +275,7 @@ def measure_at(
     return [measured[one] for one in thresholds]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ThresholdProposal:
     """The lowest threshold, at a hundredth, of which the lower end of the precision's interval is
     at least `wanted`; None for `ground`. `measured` is at it, else of all pairs."""
@@ -307,7 +308,7 @@ def measure_fraud(found: Outcomes) -> Rate:
     return Rate(found.fraud / found.cases, low, high)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClosedCase:
     """The countable part of a closed case, which no longer changes."""
 
@@ -317,7 +318,7 @@ class ClosedCase:
     sweep_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decisions:
     """All pairs that people judged, those that support a threshold, and the outcomes of cases."""
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 
 import numpy as np
 from msgspec import structs
@@ -40,13 +40,14 @@ from engine.faces.quality import (
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.onnx_sessions import SessionOptions, open_session
 from indexes.base import Closing, Floats
+from schema import frozen
 from schema.options import QUALITY_LIMITS, QualityLimits
 from schema.reasons import PhotographKind, Pointed, Reason, ToldKind
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Extraction:
     """The main face of one photograph.
 
@@ -84,7 +85,7 @@ Asked = tuple[bytes, ToldKind, bool]
 """A photograph, what it is told to be, and whether its liveness is to be judged."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExtractorConfig:
     """`threads` share a batch (0: one for each core), in chunks of `chunk_size` photographs.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from time import monotonic
@@ -35,6 +34,7 @@ from engine.registry.enrollments import Tally
 from engine.registry.writer import ChangeRunner, Writer, publish
 from indexes.base import Closing
 from indexes.errors import ShardLost
+from schema import frozen
 
 if TYPE_CHECKING:
     from indexes.gallery import Gallery
@@ -46,7 +46,7 @@ def require_in_step(writer: Writer, gallery: Gallery) -> None:
         raise GalleryBehind("the gallery has lost step with the store: restart to rebuild it")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecidedBatch:
     """One batch after its callers were answered.
 
@@ -92,7 +92,7 @@ _REFUSALS = Refusals(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegistrarConfig:
     """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
     `audit_queue_size`: how many audit entries wait."""

@@ -7,7 +7,7 @@ stays the same person here, and nobody becomes another by taking a name that has
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from datetime import datetime
 from typing import Annotated, ClassVar
 
@@ -64,6 +64,7 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import Restriction, Role, describe_actor, fold_person
 from schema.people import Account
 
@@ -90,7 +91,7 @@ class Carrier(Struct, frozen=True, rename={"code": "carrier"}):
     time_zone: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outlet:
     """An official point of sale, with its carrier's limit, and its time zone or its carrier's.
 
@@ -120,7 +121,7 @@ class Outlet:
 OUTLETS = table_of("outlets", Outlet, line_limit=None, created_at=required("created_at", Moment))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OutletChange(Change):
     """An outlet as it is restricted from now on; by a `restriction` of None not any more."""
 
@@ -230,7 +231,7 @@ SESSIONS = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptSecret:
     """The row of a secret that was given out; `digest` is all that is stored of the secret itself,
     bound to the row's columns `bound`. `carrier` and `outlet` are what the role is bound to."""
@@ -246,7 +247,7 @@ class KeptSecret:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ApiKey(KeptSecret):
     """A key of the service; `rate_limit` is in items a second. A `person` may have several keys;
     those of fraud teams and operators have one."""
@@ -261,7 +262,7 @@ class ApiKey(KeptSecret):
     person: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Session(KeptSecret):
     """A sign-in by the identity provider; `seen_at` is when it was used last, to a minute. It ends
     at `expires_at` at the latest, and a row that was altered lives no longer."""

@@ -3,7 +3,7 @@
 import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import takewhile
@@ -44,6 +44,7 @@ from engine.registry.database import (
 from engine.registry.deployment import DEPLOYMENT
 from engine.registry.rows import Write, columns_of
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 
 AUDIT = Table(
@@ -59,7 +60,7 @@ AUDIT = Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditEntry(Write):
     """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name.
     Every transaction has one."""
@@ -72,7 +73,7 @@ class AuditEntry(Write):
     detail: Json = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditRecord:
     """An audit entry in its place in the chain."""
 
@@ -98,7 +99,7 @@ MENDED = "audit.mended"
 """Action of the entry by which two people have sealed what was broken before it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditReport:
     """`entries`: the number of the last entry that was looked at; `first_bad`: the first whose
     entry is altered, missing or out of place, but for those that `mends` have sealed."""
@@ -112,7 +113,7 @@ class AuditReport:
         return self.first_bad is None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Break:
     """An entry that does not follow the one before it, of which `expected` was to be the number;
     `made` is the hash that it had to have there, which only the key ring gives."""

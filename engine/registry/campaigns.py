@@ -1,7 +1,6 @@
 """Lines whose holders are asked for: re-verifications and campaigns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -21,11 +20,12 @@ from engine.registry.rows import (
     open_some,
     require_authentic,
 )
+from schema import frozen
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Campaign(Single):
     """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
 
@@ -55,7 +55,7 @@ class Campaign(Single):
 CAMPAIGNS = table_of("campaigns", Campaign)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListedLine(Put):
     """The progress of a line of a campaign, from now on."""
 

@@ -1,7 +1,7 @@
 """Cases and their histories."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -57,6 +57,7 @@ from engine.registry.rows import (
     sound_rows,
     with_macs,
 )
+from schema import frozen
 from schema.actors import fold_person
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
 from schema.documents import DocumentStatus
@@ -91,7 +92,7 @@ CASE_NOTES = Table(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CaseRecord(Write):
     """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
     misused. `line_id`: the line that it is about, if any. `score` and `weakest`: of its
@@ -152,7 +153,7 @@ partial_index(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CaseChange(Change):
     """A case that is there, as it is from now on; its documents are only added to."""
 
@@ -196,7 +197,7 @@ class CaseChange(Change):
             case.tell(to, EventType.CASE_CLOSED, {"outcome": case.outcome.value})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddedNote(Change):
     """An entry that is added to the history of a case."""
 
@@ -224,7 +225,7 @@ class AddedNote(Change):
         to.insert(CASE_NOTES, rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CropRecord(Write):
     """An aligned face with its image as a JPEG or PNG file, which is sealed; `photograph` is `live`
     or `portrait`.

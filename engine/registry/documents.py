@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, field, replace
 from datetime import date, datetime
 from functools import partial
 from itertools import chain, groupby
@@ -45,12 +45,13 @@ from engine.registry.rows import (
     update_one,
 )
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.documents import DocumentStatus, ErasureScope
 from schema.events import EventType
 from schema.people import NO_CONSENT, Consent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """A document's identity in the clear, and where its holder's consent is on file if that came
     with an existing base: an enrollment has its own."""
@@ -71,7 +72,7 @@ def open_identity(vault: Vault, row: AnyRow) -> Identity:
     return Identity(*json.loads(vault.open(_IDENTITY, row.id, row.identity)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DocumentRecord(Write):
     """A document as look-ups need it; they come from `Vault.look_up`. Its identity is sealed, and
     only of a document to be written it is here: else `Reader.identity` opens it.
@@ -169,7 +170,7 @@ partial_index(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ActivatedDocument(Change):
     """A document that was attempted, under the id that it has, with what makes it active: from now
     on the holder's reference says whose face it is, and no attempt's."""
@@ -199,7 +200,7 @@ class ActivatedDocument(Change):
         return {"key": one.id, "name": one.name_lookup, "sealed": sealed, "expiry": one.expires_on}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DocumentBlock(Change):
     """A document that is blocked from now on. Its keyed look-up outlives an erasure until it is
     unblocked."""
@@ -215,7 +216,7 @@ class DocumentBlock(Change):
         return {"key": self.id, "at": to.at}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndedBlock(Change):
     """A document that is not blocked any more."""
 
@@ -234,7 +235,7 @@ class EndedBlock(Change):
         return {"key": self.id}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskedErasure(Change):
     """An erasure that waits for open cases, `due_at` at the latest; one of the face becomes one of
     the holder where that is asked for too."""
@@ -262,7 +263,7 @@ class AskedErasure(Change):
         return {"key": self.document_id, "by": self.by, "scope": scope, **times}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ExemptDocument(Put):
     """A document that no limit on lines holds for, as those of firms; `cause` says what it is."""
 
@@ -275,7 +276,7 @@ class ExemptDocument(Put):
 LIMIT_EXEMPTIONS = table_of("limit_exemptions", ExemptDocument)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndedExemption(Deleted):
     """A document that limits hold for again."""
 
@@ -292,7 +293,7 @@ CONSENT_WITHDRAWN, CONSENT_RENEWED = "consent.withdrawn", "consent.renewed"
 """Those of a withdrawal, and of a new consent after it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConsentChange(Single):
     """Consent to a document's face is withdrawn from these carriers, or renewed; "" is a base
     without any."""

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -70,6 +70,7 @@ from engine.registry.rows import (
     values_of,
 )
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare
 from schema.events import EventType
@@ -84,7 +85,7 @@ PROOF = "proof"
 """The use of a result that came in place of a face."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EnrollmentRecord(Write):
     """One attempt and its decision; `sequence` is the gallery's that was searched.
 
@@ -146,7 +147,7 @@ EXPIRE_ATTEMPT = update_one(ENROLLMENTS).values(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
 
@@ -159,7 +160,7 @@ class AttemptRecord:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LivenessRecord(Write):
     """What became of the evidence of liveness that a request brought, or should have brought.
 
@@ -190,7 +191,7 @@ TAKEN_PROOFS = f"use = '{PROOF}' AND problem IS NULL"
 partial_index("ix_liveness_proofs", LIVENESS.c.outlet, LIVENESS.c.received_at, where=TAKEN_PROOFS)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StoredAnswer(Write):
     """The answer to an idempotent request; `scope` names the carrier and its key."""
 
@@ -204,7 +205,7 @@ class StoredAnswer(Write):
 IDEMPOTENCY = table_of("idempotency", StoredAnswer)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LivenessCount:
     """Counts of liveness results that an outlet's requests brought: all, failed and absent, of
     those that a capture system signs, or those of a judge of the picture (`is_judged`); and of
@@ -219,7 +220,7 @@ class LivenessCount:
     proofs: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TallyRecord:
     """The level of a count of failed comparisons as it was at a moment; `name` is that which
     `checks/limits.py` bounds it by."""
@@ -236,7 +237,7 @@ class TallyRecord:
 TALLIES = table_of("tallies", TallyRecord)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tally(Write):
     """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it never falls
     below zero, and stays below `most`, so that no single call blocks for longer than others. A

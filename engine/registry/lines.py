@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -52,13 +52,14 @@ from engine.registry.rows import (
     update_one,
 )
 from engine.registry.vault import Vault
+from schema import frozen
 from schema.events import EventType
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class LineRecord(Write):
     """A line; `msisdn_lookup` comes from `Vault.look_up`. Its number is sealed, and only of a line
     to be opened it is here: else `Reader.numbers` opens it."""
@@ -120,7 +121,7 @@ partial_index(
 IS_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineEvent(Write):
     """An event of a line, `at` a moment; it was written down at `recorded_at`. A line that is
     closed, disputed or restored changes with it.
@@ -178,7 +179,7 @@ def tell_cause(event: LineEvent) -> str | None:
     return "case" if is_case else event.cause
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineChange(Write):
     """Lines that people close, dispute or restore, and why; they may be none."""
 
@@ -200,7 +201,7 @@ class LineChange(Write):
         return [LineEvent(new_id(), key, *said) for key in self.line_ids]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceChange(Change):
     """The service that a line lacks from now on."""
 
@@ -216,7 +217,7 @@ class ServiceChange(Change):
             to.connection.execute(_SET_SERVICE, rows)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MovedLine(Change):
     """A line, and the document that it is under from now on."""
 
@@ -239,7 +240,7 @@ Step = tuple[int, str]
 """Seconds, and the state that a line is in after them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Reverification(Put):
     """A line whose holder is asked for; one of a rule at a time. It replaces one of the same id.
 
@@ -276,7 +277,7 @@ partial_index(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndedReverification(Deleted):
     """A re-verification that waits no more."""
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from typing import Annotated
 
@@ -38,12 +38,13 @@ from engine.registry.rows import (
     update_one,
 )
 from engine.registry.sweeps import JUDGED_PAIRS
+from schema import frozen
 from schema.cases import Outcome
 from schema.decoding import prepare
 from schema.people import ExceptionCause, ExceptionTally
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Guardianship(Put):
     """Who answers for a minor's line, by ids, until the end of the year `ends_in`. A line that goes
     along with a minor's renewed document has the guardian of before."""
@@ -59,7 +60,7 @@ class Guardianship(Put):
 GUARDIANSHIPS = table_of("guardianships", Guardianship)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskedLine:
     """The line that an exception asks for: a number, under a document as the attempt had it. The
     name is None where it was asked for before names were kept."""
@@ -69,7 +70,7 @@ class AskedLine:
     expires_on: date | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExceptionRecord(Write):
     """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
     leaves once two people have decided; with a `line_id` they granted it."""
@@ -101,7 +102,7 @@ EXCEPTIONS = table_of("exceptions", ExceptionRecord, line=sealed_column("msisdn"
 Index("ix_exceptions_outlet", EXCEPTIONS.c.outlet, EXCEPTIONS.c.asked_at)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecidedException(Change):
     """An enrollment whose exception was decided, and the line that it was granted."""
 
@@ -117,7 +118,7 @@ class DecidedException(Change):
         return {"key": self.enrollment_id, "at": to.at, "line": self.line_id}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DeathRecord(Put):
     """A holder who was reported dead, as it is from now on; it holds until it is lifted, and the
     row stays then."""
@@ -146,7 +147,7 @@ class DeathRecord(Put):
 DEATHS = table_of("deaths", DeathRecord)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replacement(Write):
     """A document that enrolls nobody any more: another of the same person, its successor, has
     replaced it; `score` is that of the face that was shown with the successor."""
@@ -224,7 +225,7 @@ _GUARDED_LINES = (
 _OF_GUARDIANSHIP = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """The standing of some documents: whose holders are dead, which were replaced, and which are
     one person's by replacement."""

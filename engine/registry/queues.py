@@ -45,6 +45,7 @@ from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
 from engine.registry.references import IS_LIVE, REFERENCES
 from engine.registry.rows import open_each, open_some, read_as, require_authentic
+from schema import frozen
 from schema.cases import KIND_RISK, CaseKind, CaseSort, CaseState, DueDates, Outcome
 from schema.lines import LineStatus
 
@@ -96,7 +97,7 @@ _SORTS: dict[CaseSort, tuple[ColumnElement[Any], Callable[[CaseRecord], Any], bo
 """What an order sorts by, in the database and of a record, and whether it descends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CaseFilter:
     """Which cases a queue has; what is None does not matter.
 
@@ -154,7 +155,7 @@ class CaseFilter:
             yield and_(CASES.c.state.in_(ALIVE_STATES), or_(*late))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class AttemptFilter:
     """Which attempts of an outlet are listed; what is None does not matter.
 
@@ -239,7 +240,7 @@ def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
     connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Face:
     """An aligned face of a document; `is_of_reference` where the document's reference was made of
     it.

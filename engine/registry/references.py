@@ -1,7 +1,7 @@
 """References, and what attempts showed under documents without one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import compress
 from typing import Annotated, Any, Self
 
@@ -59,6 +59,7 @@ from engine.registry.vault import (
 )
 from indexes.base import Flags, Floats, Ints, check_vectors
 from indexes.errors import VectorInvalid
+from schema import frozen
 
 REFERENCES = Table(
     "references",
@@ -88,7 +89,7 @@ REFERENCE_COLUMNS = without_sealed(REFERENCES)
 """A reference as its code needs it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SecondTemplate:
     """A template of the model `digest` beside that of the model in force: rotated, float32[its
     dim]."""
@@ -97,7 +98,7 @@ class SecondTemplate:
     vector: Floats = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class NewReference(Write):
     """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave, from the
     gallery's `sequence` on."""
@@ -133,7 +134,7 @@ class NewReference(Write):
         to.insert(REFERENCES, rows)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemovedReference(Change):
     """A reference that is removed, at the gallery's `sequence`: its row stays without a template,
     so that its id stays taken."""
@@ -154,7 +155,7 @@ class RemovedReference(Change):
         return {"key": int(self.id), "sequence": self.sequence}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class FilledReference(Change):
     """A reference and its template of a second model; one that was removed is left alone."""
 
@@ -168,7 +169,7 @@ class FilledReference(Change):
         fill_references(to.connection, to.vault, [(one.id, one.second) for one in written])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class AttemptTemplate(Write):
     """What an attempt showed under a document without a reference, as a unit vector float32[d],
     while people may be asked about it: else what they decide of it could not be found again. Shown
@@ -200,7 +201,7 @@ ATTEMPT_TEMPLATES = table_of(
 TEMPLATES_PER_CHUNK = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReferenceChunk:
     """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
     and the gallery sequence at which each was added, int64[n]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +73,7 @@ from engine.registry.rows import (
 from engine.registry.watchlist import WATCHED_SINCE, WATCHLIST, forget_watched
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import Writer
+from schema import frozen
 from schema.cases import CaseNote, NoteKind
 from schema.decisions import RecordedEvidence
 from schema.decoding import prepare
@@ -165,7 +166,7 @@ _SESSIONS_UNDER = select(LIVENESS.c.id).where(
 _FORGET_SESSIONS = update(LIVENESS).where(LIVENESS.c.id.in_(KEYS)).values(jti=None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DocumentErasure(Single):
     """A document that loses its number, name and look-ups, and whose lines are closed and lose
     theirs; its references are removed in the same transaction. A blocked one keeps its look-up
@@ -208,7 +209,7 @@ class DocumentErasure(Single):
         _forget(to, [document])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FaceErasure(Single):
     """The faces that attempts under a document left, its references apart: of one carrier's; or of
     all, and then nothing of its face is left, and what waited for that is done."""
@@ -267,7 +268,7 @@ _CLOSED: ColumnElement[str] = literal_column("'closed'")
 _IS_MARKED: Condition = literal_column(f"number % {EVENTS_MARKED} < 2")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Due:
     """The number of rows that expire now, and of those that an open case holds back."""
 
@@ -275,7 +276,7 @@ class Due:
     held: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """One run of retention."""
 
@@ -346,7 +347,7 @@ def _tell_cases(to: Transaction, documents: Select[Any], kind: Retained, actor: 
         AddedNote.store(to, [AddedNote(one.id, note) for one in found])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rule:
     """The rule of one kind: a row is due when what it is `dated` has stayed its time and the
     condition `is_due` holds, or as that function says; it is deleted, or wiped where it stays.

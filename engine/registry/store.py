@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
@@ -68,6 +68,7 @@ from engine.registry.watchlist import WatchReader
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import ChangeRunner, Writer
 from indexes.base import Closing
+from schema import frozen
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -405,7 +406,7 @@ def reachable() -> Iterator[None]:
         raise RegistryError(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WriterCall:
     """A change that is being made on the writer's thread, between two batches, as of `now`."""
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -65,6 +64,7 @@ from engine.registry.rows import (
 )
 from engine.registry.vault import Vault
 from indexes.base import Flags, Ints
+from schema import frozen
 from schema.cases import CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus
@@ -90,7 +90,7 @@ SWEEPS = Table(
 Index("ix_sweeps_created", SWEEPS.c.created_at, SWEEPS.c.id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SweepChange(Single):
     """A sweep, in place of its earlier state."""
 
@@ -295,7 +295,7 @@ class FactReader(Source):
             asked |= {"document": documents[-1], "id": ids[-1]}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class JudgedPair(Put):
     """The outcome that people gave a pair of documents, left < right, in place of an earlier one.
 

@@ -8,7 +8,7 @@ scores, never a name or a number in the clear.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
@@ -34,6 +34,7 @@ from engine.sweeps.risk import LIVENESS_WINDOW, RankedOutlet, Seller, rank, rank
 from engine.sweeps.sweep_run import SweepResult
 from indexes.base import Floats
 from indexes.joining import Records
+from schema import frozen
 from schema.cases import Outcome
 from schema.decisions import Comparison
 from schema.reasons import Decision
@@ -166,7 +167,7 @@ def _list_outcomes(
     return pa.array([one.value if one else None for one in found], pa.string())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SweepCost:
     """The cost of a sweep over all its runs, and when it was done; `pace` in comparisons a second
     of its last run, None if that made none."""
@@ -272,7 +273,7 @@ def write_findings(
 _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class DoneSweep:
     """A done sweep as read from its folder; `pairs` as made by `outputs.pair_table`."""
 

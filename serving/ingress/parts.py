@@ -4,7 +4,7 @@ that clients keep: rotated vectors, sealed for a tenant, a model and a time."""
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Self
@@ -21,6 +21,7 @@ from engine.matching.checks.proofs import ProofChecker
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, Floats, check_vectors
+from schema import frozen
 from schema.options import PeopleRules
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn, open_sign_in
@@ -104,7 +105,7 @@ def refuse_template() -> TemplateInvalid:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class Parts:
     """The parts of one ingress over an open deployment; `store` is read only, the registrar alone
     writes."""

@@ -1,7 +1,7 @@
 """The contents of a sweep report, and its texts: numbers, dates, names, kinds and risk terms."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +11,11 @@ from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES
 from engine.sweeps.risk import BURST, SCALES, RankedOutlet, SweepSummary
 from indexes.base import Floats
+from schema import frozen
 from schema.sweeps import Group, GroupKind, RiskTerm, SweepTerms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class ReportedSweep:
     """The sweep: the gallery at `sequence`, with so many references."""
 
@@ -33,7 +34,7 @@ class ReportedSweep:
     """Of a sweep with a budget, `budget.Ranking.to_dict`: how its groups were chosen."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Chance:
     """Pairs expected by chance of this sweep's comparisons at its threshold, and the calibration
     behind them: its curve of fused references, and its data."""
@@ -43,7 +44,7 @@ class Chance:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@frozen(kw_only=True, eq=False)
 class ReportInput:
     """Everything that a report shows.
 
@@ -102,7 +103,7 @@ def format_day(moment: datetime) -> str:
     return moment.astimezone(UTC).date().isoformat()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RiskReason:
     """A term of a risk as text, with its points and the `most` it can bring; None of a ratio."""
 
