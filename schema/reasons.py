@@ -69,6 +69,7 @@ class Row:
     does.
     """
 
+    code: str
     about: About
     told: Told
     shows_nobody: bool = False
@@ -86,11 +87,11 @@ class Reason(StrEnum):
     _value_: str
     row: Row
 
-    def __new__(cls, code: str, row: Row | None = None) -> Self:
+    def __new__(cls, row: Row | str) -> Self:
         # Look-ups by value, which do not come here, are typed by this signature, too.
-        assert row is not None, "each reason says what it is about and who is told"
-        made = str.__new__(cls, code)
-        made._value_, made.row = code, row
+        assert isinstance(row, Row), "each reason says what it is about and who is told"
+        made = str.__new__(cls, row.code)
+        made._value_, made.row = row.code, row
         return made
 
     @property
@@ -113,184 +114,165 @@ class Reason(StrEnum):
         """True for what is known of a document or a number, by whomever it is held."""
         return self.row.told in (Told.OWN_HOLDER, Told.HOLDER_ALONE, Told.HOLDER_SHOWN)
 
-    DOCUMENT_INVALID = (
+    DOCUMENT_INVALID = Row(
         "DOCUMENT_INVALID",
-        Row(
-            About.DOCUMENT,
-            Told.ALWAYS,
-            shows_nobody=True,
-            refusal="no number of this type: compare each digit, and the type",
-        ),
+        About.DOCUMENT,
+        Told.ALWAYS,
+        shows_nobody=True,
+        refusal="no number of this type: compare each digit, and the type",
     )
-    DOCUMENT_EXPIRED = "DOCUMENT_EXPIRED", Row(About.DOCUMENT, Told.ALWAYS)
-    DOCUMENT_BLOCKED = (
-        "DOCUMENT_BLOCKED",
-        Row(About.HOLDER, Told.OWN_HOLDER, refusal="the document is blocked"),
+    DOCUMENT_EXPIRED = Row("DOCUMENT_EXPIRED", About.DOCUMENT, Told.ALWAYS)
+    DOCUMENT_BLOCKED = Row(
+        "DOCUMENT_BLOCKED", About.HOLDER, Told.OWN_HOLDER, refusal="the document is blocked"
     )
-    ERASURE_PENDING = (
+    ERASURE_PENDING = Row(
         "ERASURE_PENDING",
-        Row(
-            About.HOLDER,
-            Told.OWN_HOLDER,
-            refusal="the document is about to be erased: see `sosie erasures`",
-        ),
+        About.HOLDER,
+        Told.OWN_HOLDER,
+        refusal="the document is about to be erased: see `sosie erasures`",
     )
-    CONSENT_WITHDRAWN = (
+    CONSENT_WITHDRAWN = Row(
         "CONSENT_WITHDRAWN",
-        Row(
-            About.CONSENT,
-            Told.ALWAYS,
-            shows_nobody=True,
-            refusal="consent to the face was withdrawn: bring one that was given since",
-        ),
+        About.CONSENT,
+        Told.ALWAYS,
+        shows_nobody=True,
+        refusal="consent to the face was withdrawn: bring one that was given since",
     )
-    DOCUMENT_REPLACED = (
+    DOCUMENT_REPLACED = Row(
         "DOCUMENT_REPLACED",
-        Row(
-            About.HOLDER,
-            Told.OWN_HOLDER,
-            refusal="another document of the same person has replaced this one",
-        ),
+        About.HOLDER,
+        Told.OWN_HOLDER,
+        refusal="another document of the same person has replaced this one",
     )
-    HOLDER_DECEASED = (
+    HOLDER_DECEASED = Row(
         "HOLDER_DECEASED",
-        Row(
-            About.HOLDER,
-            Told.OWN_HOLDER,
-            opens=CaseKind.DECEASED,
-            refusal="the document's holder is reported dead: see `sosie death`",
-        ),
+        About.HOLDER,
+        Told.OWN_HOLDER,
+        opens=CaseKind.DECEASED,
+        refusal="the document's holder is reported dead: see `sosie death`",
     )
-    REPLACEMENT_REFUSED = "REPLACEMENT_REFUSED", Row(About.REPLACEMENT, Told.ALWAYS)
-    REPLACEMENT_ASKED = (
-        "REPLACEMENT_ASKED",
-        Row(About.REPLACEMENT, Told.ALWAYS, asks=CaseKind.STOLEN_DOCUMENT),
+    REPLACEMENT_REFUSED = Row("REPLACEMENT_REFUSED", About.REPLACEMENT, Told.ALWAYS)
+    REPLACEMENT_ASKED = Row(
+        "REPLACEMENT_ASKED", About.REPLACEMENT, Told.ALWAYS, asks=CaseKind.STOLEN_DOCUMENT
     )
-    BIRTH_DATE_MISMATCH = (
+    BIRTH_DATE_MISMATCH = Row(
         "BIRTH_DATE_MISMATCH",
-        Row(
-            About.DOCUMENT,
-            Told.ALWAYS,
-            refusal="the date of birth is not the one that the document tells",
-        ),
+        About.DOCUMENT,
+        Told.ALWAYS,
+        refusal="the date of birth is not the one that the document tells",
     )
-    BIRTH_DATE_MISSING = "BIRTH_DATE_MISSING", Row(About.DOCUMENT, Told.ALWAYS)
-    GUARDIAN_MISSING = "GUARDIAN_MISSING", Row(About.GUARDIAN, Told.ALWAYS)
-    GUARDIAN_REFUSED = "GUARDIAN_REFUSED", Row(About.GUARDIAN, Told.ALWAYS)
-    GUARDIAN_UNUSABLE = "GUARDIAN_UNUSABLE", Row(About.GUARDIAN, Told.ALWAYS)
-    GUARDIAN_MISMATCH = "GUARDIAN_MISMATCH", Row(About.GUARDIAN, Told.FACE_OR_GUARDIAN)
-    GUARDIAN_DUPLICATE = "GUARDIAN_DUPLICATE", Row(About.GUARDIAN, Told.ALWAYS, is_searched=True)
-    GUARDIAN_CHANGED = (
-        "GUARDIAN_CHANGED",
-        Row(About.GUARDIAN, Told.OWN_HOLDER, asks=CaseKind.STOLEN_DOCUMENT),
+    BIRTH_DATE_MISSING = Row("BIRTH_DATE_MISSING", About.DOCUMENT, Told.ALWAYS)
+    GUARDIAN_MISSING = Row("GUARDIAN_MISSING", About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_REFUSED = Row("GUARDIAN_REFUSED", About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_UNUSABLE = Row("GUARDIAN_UNUSABLE", About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_MISMATCH = Row("GUARDIAN_MISMATCH", About.GUARDIAN, Told.FACE_OR_GUARDIAN)
+    GUARDIAN_DUPLICATE = Row("GUARDIAN_DUPLICATE", About.GUARDIAN, Told.ALWAYS, is_searched=True)
+    GUARDIAN_CHANGED = Row(
+        "GUARDIAN_CHANGED", About.GUARDIAN, Told.OWN_HOLDER, asks=CaseKind.STOLEN_DOCUMENT
     )
-    EXCEPTION_ASKED = (
-        "EXCEPTION_ASKED",
-        Row(About.EXCEPTION, Told.ALWAYS, shows_nobody=True, opens=CaseKind.EXCEPTION),
+    EXCEPTION_ASKED = Row(
+        "EXCEPTION_ASKED", About.EXCEPTION, Told.ALWAYS, shows_nobody=True, opens=CaseKind.EXCEPTION
     )
-    EXCEPTION_NOT_OFFERED = "EXCEPTION_NOT_OFFERED", Row(About.EXCEPTION, Told.ALWAYS)
-    EXCEPTION_LIMIT_REACHED = "EXCEPTION_LIMIT_REACHED", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_INVALID = "PROOF_INVALID", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_MISBOUND = "PROOF_MISBOUND", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_REFUSED = "PROOF_REFUSED", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_STALE = "PROOF_STALE", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_WEAK = "PROOF_WEAK", Row(About.EXCEPTION, Told.ALWAYS)
-    PROOF_REPLAYED = "PROOF_REPLAYED", Row(About.EXCEPTION, Told.ALWAYS)
-    DECEASED_LOOK_ALIKE = (
+    EXCEPTION_NOT_OFFERED = Row("EXCEPTION_NOT_OFFERED", About.EXCEPTION, Told.ALWAYS)
+    EXCEPTION_LIMIT_REACHED = Row("EXCEPTION_LIMIT_REACHED", About.EXCEPTION, Told.ALWAYS)
+    PROOF_INVALID = Row("PROOF_INVALID", About.EXCEPTION, Told.ALWAYS)
+    PROOF_MISBOUND = Row("PROOF_MISBOUND", About.EXCEPTION, Told.ALWAYS)
+    PROOF_REFUSED = Row("PROOF_REFUSED", About.EXCEPTION, Told.ALWAYS)
+    PROOF_STALE = Row("PROOF_STALE", About.EXCEPTION, Told.ALWAYS)
+    PROOF_WEAK = Row("PROOF_WEAK", About.EXCEPTION, Told.ALWAYS)
+    PROOF_REPLAYED = Row("PROOF_REPLAYED", About.EXCEPTION, Told.ALWAYS)
+    DECEASED_LOOK_ALIKE = Row(
         "DECEASED_LOOK_ALIKE",
-        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.DECEASED),
+        About.LOOK_ALIKE,
+        Told.FACE_SHOWN,
+        is_searched=True,
+        opens=CaseKind.DECEASED,
     )
-    NAME_MISMATCH = (
+    NAME_MISMATCH = Row(
         "NAME_MISMATCH",
-        Row(
-            About.HOLDER,
-            Told.OWN_HOLDER,
-            is_guardians_too=True,
-            refusal="the name differs from the one registered for this document",
-        ),
+        About.HOLDER,
+        Told.OWN_HOLDER,
+        is_guardians_too=True,
+        refusal="the name differs from the one registered for this document",
     )
-    AUTHORITY_UNAVAILABLE = "AUTHORITY_UNAVAILABLE", Row(About.AUTHORITY, Told.ALWAYS)
-    AUTHORITY_UNKNOWN_DOCUMENT = (
-        "AUTHORITY_UNKNOWN_DOCUMENT",
-        Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
+    AUTHORITY_UNAVAILABLE = Row("AUTHORITY_UNAVAILABLE", About.AUTHORITY, Told.ALWAYS)
+    AUTHORITY_UNKNOWN_DOCUMENT = Row(
+        "AUTHORITY_UNKNOWN_DOCUMENT", About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True
     )
-    AUTHORITY_CONTRADICTS = (
-        "AUTHORITY_CONTRADICTS",
-        Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
+    AUTHORITY_CONTRADICTS = Row(
+        "AUTHORITY_CONTRADICTS", About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True
     )
     # Of a photograph in the order in which they are mended.
-    TOO_DARK = "TOO_DARK", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=914)
-    NO_FACE = "NO_FACE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=910)
-    SEVERAL_FACES = "SEVERAL_FACES", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=911)
-    FACE_TOO_SMALL = "FACE_TOO_SMALL", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=912)
-    FACE_CUT = "FACE_CUT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=918)
-    POSE = "POSE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=920)
-    FACE_COVERED = "FACE_COVERED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=926)
-    GLARE = "GLARE", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=927)
-    SIDE_LIGHT = "SIDE_LIGHT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=928)
-    TOO_BRIGHT = "TOO_BRIGHT", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=915)
-    BLURRED = "BLURRED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=913)
-    LOW_CONTRAST = "LOW_CONTRAST", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=916)
-    COMPRESSED = "COMPRESSED", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=917)
-    UNCLEAR = "UNCLEAR", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=919)
-    LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=921)
-    SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH", Row(About.PHOTOGRAPH, Told.ALWAYS)
-    LIVENESS_MISSING = "LIVENESS_MISSING", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_INVALID = "LIVENESS_INVALID", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_MISBOUND = "LIVENESS_MISBOUND", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_FAILED = "LIVENESS_FAILED", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_STALE = "LIVENESS_STALE", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_WEAK = "LIVENESS_WEAK", Row(About.LIVENESS, Told.ALWAYS)
-    LIVENESS_UNCERTAIN = "LIVENESS_UNCERTAIN", Row(About.LIVENESS, Told.ALWAYS)
-    FACE_MISMATCH = (
+    TOO_DARK = Row("TOO_DARK", About.PHOTOGRAPH, Told.ALWAYS, serial=914)
+    NO_FACE = Row("NO_FACE", About.PHOTOGRAPH, Told.ALWAYS, serial=910)
+    SEVERAL_FACES = Row("SEVERAL_FACES", About.PHOTOGRAPH, Told.ALWAYS, serial=911)
+    FACE_TOO_SMALL = Row("FACE_TOO_SMALL", About.PHOTOGRAPH, Told.ALWAYS, serial=912)
+    FACE_CUT = Row("FACE_CUT", About.PHOTOGRAPH, Told.ALWAYS, serial=918)
+    POSE = Row("POSE", About.PHOTOGRAPH, Told.ALWAYS, serial=920)
+    FACE_COVERED = Row("FACE_COVERED", About.PHOTOGRAPH, Told.ALWAYS, serial=926)
+    GLARE = Row("GLARE", About.PHOTOGRAPH, Told.ALWAYS, serial=927)
+    SIDE_LIGHT = Row("SIDE_LIGHT", About.PHOTOGRAPH, Told.ALWAYS, serial=928)
+    TOO_BRIGHT = Row("TOO_BRIGHT", About.PHOTOGRAPH, Told.ALWAYS, serial=915)
+    BLURRED = Row("BLURRED", About.PHOTOGRAPH, Told.ALWAYS, serial=913)
+    LOW_CONTRAST = Row("LOW_CONTRAST", About.PHOTOGRAPH, Told.ALWAYS, serial=916)
+    COMPRESSED = Row("COMPRESSED", About.PHOTOGRAPH, Told.ALWAYS, serial=917)
+    UNCLEAR = Row("UNCLEAR", About.PHOTOGRAPH, Told.ALWAYS, serial=919)
+    LIVE_FRAMES_DIFFER = Row("LIVE_FRAMES_DIFFER", About.PHOTOGRAPH, Told.ALWAYS, serial=921)
+    SAME_PHOTOGRAPH = Row("SAME_PHOTOGRAPH", About.PHOTOGRAPH, Told.ALWAYS)
+    LIVENESS_MISSING = Row("LIVENESS_MISSING", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_INVALID = Row("LIVENESS_INVALID", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_MISBOUND = Row("LIVENESS_MISBOUND", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_FAILED = Row("LIVENESS_FAILED", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_STALE = Row("LIVENESS_STALE", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_WEAK = Row("LIVENESS_WEAK", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_UNCERTAIN = Row("LIVENESS_UNCERTAIN", About.LIVENESS, Told.ALWAYS)
+    FACE_MISMATCH = Row(
         "FACE_MISMATCH",
-        Row(
-            About.FACE,
-            Told.ALWAYS,
-            shows_nobody=True,
-            refusal="the two photographs show different people",
-        ),
+        About.FACE,
+        Told.ALWAYS,
+        shows_nobody=True,
+        refusal="the two photographs show different people",
     )
-    DOCUMENT_HELD_BY_ANOTHER_FACE = (
+    DOCUMENT_HELD_BY_ANOTHER_FACE = Row(
         "DOCUMENT_HELD_BY_ANOTHER_FACE",
-        Row(
-            About.HOLDER,
-            Told.OWN_HOLDER,
-            opens=CaseKind.STOLEN_DOCUMENT,
-            refusal="the document is already registered with another face",
-        ),
+        About.HOLDER,
+        Told.OWN_HOLDER,
+        opens=CaseKind.STOLEN_DOCUMENT,
+        refusal="the document is already registered with another face",
     )
-    NOT_SEARCHED = "NOT_SEARCHED", Row(About.FACE, Told.ALWAYS)
+    NOT_SEARCHED = Row("NOT_SEARCHED", About.FACE, Told.ALWAYS)
     """Its carrier keeps no face, and searches for none: it speaks against nobody."""
-    DUPLICATE_IDENTITY = (
+    DUPLICATE_IDENTITY = Row(
         "DUPLICATE_IDENTITY",
-        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.DUPLICATE_IDENTITY),
+        About.LOOK_ALIKE,
+        Told.FACE_SHOWN,
+        is_searched=True,
+        opens=CaseKind.DUPLICATE_IDENTITY,
     )
-    POSSIBLE_DUPLICATE = (
+    POSSIBLE_DUPLICATE = Row(
         "POSSIBLE_DUPLICATE",
-        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.POSSIBLE_DUPLICATE),
+        About.LOOK_ALIKE,
+        Told.FACE_SHOWN,
+        is_searched=True,
+        opens=CaseKind.POSSIBLE_DUPLICATE,
     )
-    LINE_LIMIT_REACHED = "LINE_LIMIT_REACHED", Row(About.LINE, Told.OWN_HOLDER)
-    PERSON_LIMIT_REACHED = "PERSON_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
-    CHANNEL_LIMIT_REACHED = "CHANNEL_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
-    DAY_LIMIT_REACHED = "DAY_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_SHOWN)
-    APPROVAL_MISSING = "APPROVAL_MISSING", Row(About.LINE, Told.HOLDER_SHOWN)
-    LINE_IN_USE = (
+    LINE_LIMIT_REACHED = Row("LINE_LIMIT_REACHED", About.LINE, Told.OWN_HOLDER)
+    PERSON_LIMIT_REACHED = Row("PERSON_LIMIT_REACHED", About.LINE, Told.HOLDER_SHOWN)
+    CHANNEL_LIMIT_REACHED = Row("CHANNEL_LIMIT_REACHED", About.LINE, Told.HOLDER_SHOWN)
+    DAY_LIMIT_REACHED = Row("DAY_LIMIT_REACHED", About.LINE, Told.HOLDER_SHOWN)
+    APPROVAL_MISSING = Row("APPROVAL_MISSING", About.LINE, Told.HOLDER_SHOWN)
+    LINE_IN_USE = Row(
         "LINE_IN_USE",
-        Row(
-            About.LINE,
-            Told.HOLDER_ALONE,
-            refusal="the number is already in use under another document",
-        ),
+        About.LINE,
+        Told.HOLDER_ALONE,
+        refusal="the number is already in use under another document",
     )
-    WATCHLISTED = (
+    WATCHLISTED = Row(
         "WATCHLISTED",
-        Row(
-            About.HOLDER,
-            Told.HOLDER_ALONE,
-            is_guardians_too=True,
-            refusal="the face or the document is on the watch-list",
-        ),
+        About.HOLDER,
+        Told.HOLDER_ALONE,
+        is_guardians_too=True,
+        refusal="the face or the document is on the watch-list",
     )
 
 

@@ -89,7 +89,7 @@ def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child() -> None:
 
 def test_a_reason_without_an_audience_cannot_be_written() -> None:
     with pytest.raises(TypeError):
-        Row(About.GUARDIAN)  # type: ignore[call-arg]
+        Row("NEW", About.GUARDIAN)  # type: ignore[call-arg]
     with pytest.raises(AssertionError):
         Reason._new_member_(Reason, "NEW")  # type: ignore[attr-defined]
 
