@@ -293,7 +293,10 @@ class Extractor(Closing):
         if not crops:
             return list(prepared)
         given = self.embedder.embed(np.stack(crops))
-        vectors, clarities = normalise(given), self._measure_clarity(given)
+        # Lengths of the model's vectors, in that of a usual face's; 1 where that is not known.
+        usual = np.float32(self.card.usual_length)
+        clarities = measure_lengths(given) / usual if usual else np.ones(len(given), np.float32)
+        vectors = normalise(given)
         is_usable = are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
         made = zip(vectors, clarities.tolist(), is_usable, strict=True)
         finished: list[Extracted] = []
@@ -309,13 +312,6 @@ class Extractor(Closing):
                 continue
             finished.append(self._judge_clarity(replace(one, vector=vector), clarity))
         return finished
-
-    def _measure_clarity(self, given: Floats) -> Floats:
-        """Lengths of the model's vectors, in that of a usual face's; 1 where that is not known."""
-        usual = self.card.usual_length
-        return (
-            measure_lengths(given) / np.float32(usual) if usual else np.ones(len(given), np.float32)
-        )
 
     def _judge_clarity(self, one: Extraction, clarity: float) -> Extraction:
         assert one.quality is not None

@@ -207,24 +207,21 @@ def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> 
     known = {one.code for one in registry.carriers()}
     oldest = {one.carrier: one for one in registry.life.filling() if one.carrier in known}
     for campaign in oldest.values():
-        _fill(runner, registry, rules, campaign)
+        found: list[str] = []
+        last, is_whole = campaign.filled_to or "", False
+        for _ in range(MOST_WINDOWS):
+            found, seen = registry.life.choose_lines(
+                campaign.carrier, campaign.chosen, last, WINDOW
+            )
+            is_whole = seen is None
+            last = seen or last
+            if found or is_whole:
+                break
+        if len(found) > LINES_PER_BATCH:
+            found = found[:LINES_PER_BATCH]
+            last = found[-1]
+        _keep_filled(runner, registry, rules, campaign.id, found, last, is_whole)
     return bool(oldest)
-
-
-def _fill(runner: ChangeRunner, registry: Reader, rules: LineRules, campaign: Campaign) -> None:
-    found: list[str] = []
-    last, is_whole = campaign.filled_to or "", False
-    for _ in range(MOST_WINDOWS):
-        found, seen = registry.life.choose_lines(campaign.carrier, campaign.chosen, last, WINDOW)
-        is_whole = seen is None
-        last = seen or last
-        if found or is_whole:
-            break
-    if len(found) > LINES_PER_BATCH:
-        found = found[:LINES_PER_BATCH]
-        last = found[-1]
-
-    _keep_filled(runner, registry, rules, campaign.id, found, last, is_whole)
 
 
 @on_writer

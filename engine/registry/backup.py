@@ -270,7 +270,15 @@ def _describe(file: Path, vault: Vault, progress: Progress = untold) -> Manifest
     """Checks a copy, and says what it holds; `RegistryError` where its structure is damaged."""
     with _sqlite_engine(file) as engine:
         reader = Reader(engine, vault)
-        damage = _examine(reader, progress)
+        found = find_damage(reader, progress=progress)
+        if is_torn(found):
+            raise RegistryError(
+                f"the copy is damaged ({'; '.join(found[:3])}): run sosie doctor, put back a backup"
+            )
+        first_bad = verify_chain(reader, progress=progress).first_bad
+        if first_bad is not None:
+            found.append(f"audit: the chain is broken at entry {first_bad:,}")
+        damage = tuple(found)
         (row,) = reader.rows(select(DEPLOYMENT))
         with open_connection(engine) as connection:
             schema = version(connection) or ""
@@ -288,18 +296,6 @@ def _describe(file: Path, vault: Vault, progress: Progress = untold) -> Manifest
         sha256=_digest(file),
         damage=damage,
     )
-
-
-def _examine(reader: Reader, progress: Progress) -> tuple[str, ...]:
-    found = find_damage(reader, progress=progress)
-    if is_torn(found):
-        raise RegistryError(
-            f"the copy is damaged ({'; '.join(found[:3])}): run sosie doctor, put back a backup"
-        )
-    first_bad = verify_chain(reader, progress=progress).first_bad
-    if first_bad is not None:
-        found.append(f"audit: the chain is broken at entry {first_bad:,}")
-    return tuple(found)
 
 
 def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:

@@ -227,7 +227,13 @@ class Webhooks(Source):
         }
         detail = {"carrier": carrier, "types": kinds}
         with self._recorded(actor, "webhook.created", webhook_id, detail) as connection:
-            _require_room(connection, carrier)
+            known = select(CARRIERS.c.code).where(CARRIERS.c.code == carrier)
+            if carrier is not None and connection.scalar(known) is None:
+                raise RequestError(f"no carrier has the code {carrier}: check it")
+            own = WEBHOOKS.c.carrier.is_(None) if carrier is None else WEBHOOKS.c.carrier == carrier
+            count = connection.scalar(select(func.count()).where(own)) or 0
+            if count >= MOST_WEBHOOKS:
+                raise RequestError(f"there are {count} webhooks already: remove one")
             connection.execute(insert(WEBHOOKS), with_macs(self.vault, WEBHOOKS, [row]))
             put_cursor(connection, self.vault, webhook_id, find_last(connection))
         return self.find(webhook_id), show_secret(secret)
@@ -434,16 +440,6 @@ class Webhooks(Source):
 
     def _seal(self, column: str, webhook_id: str, value: bytes) -> bytes:
         return self.vault.seal(f"webhooks.{column}", webhook_id, value)
-
-
-def _require_room(connection: Connection, carrier: str | None) -> None:
-    known = select(CARRIERS.c.code).where(CARRIERS.c.code == carrier)
-    if carrier is not None and connection.scalar(known) is None:
-        raise RequestError(f"no carrier has the code {carrier}: check it")
-    own = WEBHOOKS.c.carrier.is_(None) if carrier is None else WEBHOOKS.c.carrier == carrier
-    count = connection.scalar(select(func.count()).where(own)) or 0
-    if count >= MOST_WEBHOOKS:
-        raise RequestError(f"there are {count} webhooks already: remove one")
 
 
 def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -200,7 +200,14 @@ class GroupFile:
         """Reads the index; `RegistryError` if the file is missing or damaged."""
         try:
             with path.open("rb") as file:
-                return cls(path, _read_index(file))
+                head = json.loads(file.readline() + b"]}")
+                if head["format"] != FORMAT:
+                    raise ValueError("another format")
+                file.seek(head["index_at"])
+                index = json.loads(b"{" + file.read())["index"]
+                if len(index) != head["count"]:
+                    raise ValueError("not all groups")
+                return cls(path, {key: int(offset) for key, _kind, offset in index})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path) from error
 
@@ -251,17 +258,6 @@ def _head(count: int, index_at: int) -> bytes:
         f'{{"format": {FORMAT}, "count": {count:>{_OFFSET_DIGITS}}, '
         f'"index_at": {index_at:>{_OFFSET_DIGITS}}, "groups": [\n'
     ).encode()
-
-
-def _read_index(file: IO[bytes]) -> dict[str, int]:
-    head = json.loads(file.readline() + b"]}")
-    if head["format"] != FORMAT:
-        raise ValueError("another format")
-    file.seek(head["index_at"])
-    index = json.loads(b"{" + file.read())["index"]
-    if len(index) != head["count"]:
-        raise ValueError("not all groups")
-    return {key: int(offset) for key, _kind, offset in index}
 
 
 def _damaged(path: Path) -> RegistryError:

@@ -8,7 +8,7 @@ sending rows through this process costs little.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -223,15 +223,12 @@ def _pairs_of_tiles(
         made = deque(pool.submit(make, tile) for tile in islice(waiting, at_once))
         try:
             while made:
-                made_tile = _await(made.popleft(), check)
+                making = made.popleft()
+                while not wait([making], _CHECK_EVERY_S).done:
+                    check()
+                made_tile = making.result()
                 made.extend(pool.submit(make, tile) for tile in islice(waiting, 1))
                 yield made_tile
         finally:
             for future in made:
                 future.cancel()
-
-
-def _await(making: Future[MadeTile], check: Callable[[], None]) -> MadeTile:
-    while not wait([making], _CHECK_EVERY_S).done:
-        check()
-    return making.result()

@@ -116,9 +116,14 @@ def _describe(endpoint: Endpoint) -> Json:
     checks = [f"pm.expect({json.dumps(statuses)}).to.include(pm.response.code);"]
     if endpoint.operation_id in _SUCCEEDS:
         checks = ["pm.expect(pm.response.code).to.be.below(300);"]
+    # With what an earlier answer told, or with what a sandbox has.
+    steps = (
+        _VALUES.get(step[1:-1], f"{{{{{step[1:-1]}}}}}") if step.startswith("{") else step
+        for step in endpoint.path.split("/")
+    )
     request: Json = {
         "method": endpoint.method,
-        "url": "{{url}}" + _fill(endpoint.path) + _write_query(endpoint),
+        "url": "{{url}}" + "/".join(steps) + _write_query(endpoint),
         "header": [],
         "auth": _bearer(_choose_role(endpoint)) if endpoint.needs_key else {"type": "noauth"},
     }
@@ -184,15 +189,6 @@ def _choose_role(endpoint: Endpoint) -> Role:
 def _bearer(role: Role) -> Json:
     token = {"key": "token", "value": f"{{{{{role.value}}}}}", "type": "string"}
     return {"type": "bearer", "bearer": [token]}
-
-
-def _fill(path: str) -> str:
-    """The path with what an earlier answer told, or with what a sandbox has."""
-    steps = (
-        _VALUES.get(step[1:-1], f"{{{{{step[1:-1]}}}}}") if step.startswith("{") else step
-        for step in path.split("/")
-    )
-    return "/".join(steps)
 
 
 def _write_query(endpoint: Endpoint) -> str:
