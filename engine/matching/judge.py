@@ -65,17 +65,15 @@ class DecisionCheck:
         self._batch, self._terms = batch, terms
 
     @classmethod
-    def spares(cls, terms: Any, request: EnrollmentRequest) -> bool:
+    def spares(cls, _terms: Any, _request: EnrollmentRequest) -> bool:
         """Whether what comes with a request is rejected for it, so that no face is compared."""
-        del terms, request
         return False
 
     def admit(self, attempt: Attempt) -> None:
         """Raises where an attempt is not even weighed."""
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
+    def weigh(self, _place: int, _attempt: Attempt, _evidence: Evidence) -> Sequence[EvidencePart]:
         """Its own evidence, by that of the checks before it, and theirs where it changes that."""
-        del place, attempt, evidence
         return ()
 
     def refuse(self, made: DecidedAttempt) -> SosieError | None:

@@ -94,14 +94,12 @@ class EvidencePart:
         """The findings, in the table's order, by this version of the policy."""
         raise NotImplementedError
 
-    def temper(self, findings: Sequence[Finding], version: str) -> Sequence[Finding]:
+    def temper(self, findings: Sequence[Finding], _version: str) -> Sequence[Finding]:
         """All findings, other checks' too, as they are by this one."""
-        del version
         return findings
 
-    def is_compared(self, decision: Decision) -> bool:
+    def is_compared(self, _decision: Decision) -> bool:
         """True where by it enough was compared for this decision."""
-        del decision
         return False
 
     def write(self) -> dict[str, Any]:

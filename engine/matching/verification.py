@@ -264,8 +264,7 @@ class HolderComparison:
             known = self.registry.second_templates(ids, second.digest, len(second.vector))
             return [key for key in ids if key not in known]
 
-        def perform(writer: Writer, now: datetime) -> None:
-            del now
+        def perform(writer: Writer, _now: datetime) -> None:
             if missing := find_missing():
                 detail = {"references": len(missing)}
                 entry = AuditEntry(self.probe.actor, FILLED, second.digest, detail)

@@ -299,8 +299,7 @@ class BoundTallies(Write):
     table = TALLIES
 
     @classmethod
-    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        del written
+    def store(cls, to: Transaction, _written: Sequence[Self]) -> None:
         is_ahead = TALLIES.c.at > to.at + AHEAD
         names = set(to.connection.scalars(select(TALLIES.c.name).where(is_ahead))) - {UNREADABLE}
         with to.changing(TALLIES, names):

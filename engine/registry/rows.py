@@ -368,9 +368,8 @@ class Write:
     def follow(self, to: Transaction) -> None:
         """Does what comes with its row, once all rows of its class are there."""
 
-    def row(self, to: Transaction) -> RowValues:
+    def row(self, _to: Transaction) -> RowValues:
         """Its columns, without the code."""
-        del to
         return self.columns()
 
     def columns(self, **converted: Any) -> RowValues:

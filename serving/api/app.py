@@ -316,8 +316,7 @@ class _Operation:
             handle if iscoroutinefunction(handle) else partial(asyncio.to_thread, handle)
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del receive, send
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
         parts, endpoint = self._parts, self._endpoint
         request: Request = scope[SCOPE_KEY]
         if endpoint.needs_key:

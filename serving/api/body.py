@@ -308,8 +308,7 @@ def _too_many() -> TooManyItems:
     return TooManyItems("the body has too many values: split it into several requests")
 
 
-def _refuse_extension(code: int, data: bytes) -> Any:
-    del code, data
+def _refuse_extension(_code: int, _data: bytes) -> Any:
     raise Malformed("the body holds a MessagePack extension type: send times as texts")
 
 

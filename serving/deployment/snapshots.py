@@ -382,9 +382,8 @@ class ShardManager(SnapshotManager):
     def sweep(self) -> None:
         super().remove()
 
-    def save(self, gallery: Gallery) -> bool:
+    def save(self, _gallery: Gallery) -> bool:
         """Has every copy of every shard save its snapshot; False where one did not."""
-        del gallery
         index = self._index
         if not self._shard_folder or index is None:
             return False
@@ -429,9 +428,8 @@ class ShardManager(SnapshotManager):
         gallery.compact()
         return self.save(gallery) or not self._shard_folder
 
-    def has_room(self, gallery: Gallery) -> bool:
+    def has_room(self, _gallery: Gallery) -> bool:
         """Their nodes have to know."""
-        del gallery
         return True
 
     def remove(self) -> None:
@@ -439,9 +437,8 @@ class ShardManager(SnapshotManager):
         super().remove()
         self._destroy(None)
 
-    def may_hold_removed(self, gallery: Gallery) -> bool:
+    def may_hold_removed(self, _gallery: Gallery) -> bool:
         """Never: they are saved compacted, and without their keys from an erasure on."""
-        del gallery
         return False
 
     def _give(self, number: int, perform: Callable[[], None]) -> None:

@@ -257,10 +257,9 @@ def is_forbidden(field: str) -> bool:
     return any(word.lower() in FORBIDDEN for word in _WORDS.findall(field))
 
 
-def withhold(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+def withhold(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """A structlog processor: fields of forbidden names, bytes, arrays, numbers and keys in texts
     become `[withheld]`, as does an exception, whose text may hold anything."""
-    del logger, method
     for field, value in event.items():
         kind = type(value)
         if is_forbidden(field):

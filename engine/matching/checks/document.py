@@ -55,8 +55,7 @@ class DocumentPart(EvidencePart):
     time_zone: str | None = None
     name_differs: bool = False
 
-    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
-        del evidence, version
+    def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         for reason in self.document_findings:
             yield Finding(reason, Decision.REJECTED)
         if self.name_differs:
@@ -68,8 +67,7 @@ class DocumentCheck(DecisionCheck):
 
     part = DocumentPart
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del evidence
+    def weigh(self, place: int, attempt: Attempt, _evidence: Evidence) -> Sequence[EvidencePart]:
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
         findings = attempt.document.findings
@@ -395,8 +393,7 @@ class AuthorityPart(EvidencePart):
     authority_problem: Reason | None = None
     authority_brings: Decision | None = None
 
-    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
-        del evidence, version
+    def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         yield from find_told(self.authority_problem, self.authority_brings)
 
 
@@ -420,8 +417,7 @@ class AuthorityCheck(DecisionCheck):
         self._said[place][role] = said.result
         return {"authority_problem": said.problem, "authority_brings": said.brings}
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del evidence
+    def weigh(self, place: int, attempt: Attempt, _evidence: Evidence) -> Sequence[EvidencePart]:
         if not attempt.document.is_well_formed:
             return []
         return [AuthorityPart(**self.weigh_document(place, attempt, DocumentRole.OWN))]

@@ -57,8 +57,7 @@ class FacePart(EvidencePart):
         """The score of the candidate that is most alike; None for none."""
         return max((one.score for one in self.candidates), default=None)
 
-    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
-        del version
+    def find(self, evidence: Evidence, _version: str) -> Iterator[Finding]:
         thresholds, best = evidence.thresholds, self.best
         if is_below(self.live_portrait_score, thresholds.verify):
             for photograph in self.beside:
@@ -75,8 +74,7 @@ class FacePart(EvidencePart):
         if self.is_search_refused:
             yield Finding(Reason.NOT_SEARCHED, Decision.APPROVED)
 
-    def is_compared(self, decision: Decision) -> bool:
-        del decision
+    def is_compared(self, _decision: Decision) -> bool:
         is_searched = self.searched is not None or self.is_search_refused
         return is_searched and self.live_portrait_score is not None
 

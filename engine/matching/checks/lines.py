@@ -58,8 +58,7 @@ class LinePart(EvidencePart):
         }
         return [reason for reason, is_reached in found.items() if is_reached]
 
-    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
-        del evidence, version
+    def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         if self.is_number_in_use:
             yield Finding(Reason.LINE_IN_USE, Decision.REJECTED)
         for reason in () if self.is_exempt else self.reached:
@@ -147,8 +146,7 @@ class LineCheck(DecisionCheck):
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del place
+    def weigh(self, _place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
         record = self._batch.document(attempt.document_lookup)
         held = self._batch.held(attempt.document_lookup)
         lines = LinePart(

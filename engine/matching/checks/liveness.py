@@ -351,8 +351,7 @@ class LivenessPart(EvidencePart):
     judge_problem: Reason | None = None
     judge_brings: Decision | None = None
 
-    def find(self, evidence: Evidence, version: str) -> list[Finding]:
-        del evidence, version
+    def find(self, _evidence: Evidence, _version: str) -> list[Finding]:
         told = (
             (self.liveness_problem, self.liveness_brings),
             (self.judge_problem, self.judge_brings),
@@ -391,8 +390,7 @@ class LivenessCheck(DecisionCheck):
         found = (find_brought(request, terms), None if judged is None else judged.brings)
         return Decision.REJECTED in found
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del evidence
+    def weigh(self, place: int, attempt: Attempt, _evidence: Evidence) -> Sequence[EvidencePart]:
         request = attempt.request
         asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
         weighed = None if request.shows_nobody else self._results.weigh(*asked)

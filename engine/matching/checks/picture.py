@@ -124,8 +124,7 @@ class PicturePart(EvidencePart):
     portrait_problems: tuple[Reason, ...] = ()
     is_same_photograph: bool = False
 
-    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
-        del evidence, version
+    def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         for photograph, problems in (
             (Photograph.LIVE, self.live_problems),
             (Photograph.PORTRAIT, self.portrait_problems),
@@ -141,8 +140,7 @@ class PictureCheck(DecisionCheck):
 
     part = PicturePart
 
-    def weigh(self, place: int, attempt: Attempt, evidence: Evidence) -> Sequence[EvidencePart]:
-        del place, evidence
+    def weigh(self, _place: int, attempt: Attempt, _evidence: Evidence) -> Sequence[EvidencePart]:
         return [
             PicturePart(
                 live_problems=find_problems(attempt.request.live),
