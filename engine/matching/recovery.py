@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,6 @@ from engine.registry.store import Store
 from indexes.base import Flags, Ids, Ints, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
-from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.host import Shard
 from indexes.sharding.sharded_index import ShardedIndex
@@ -38,15 +37,7 @@ NEVER = np.iinfo(np.int64).max
 Value = TypeVar("Value")
 
 
-@frozen
-class GalleryConfig:
-    """The configuration of the index behind the gallery, see `Opening`."""
-
-    segments: SegmentsConfig = field(default_factory=SegmentsConfig)
-    mapped: bool = False
-
-
-_USUAL = GalleryConfig()
+_USUAL = Opening()
 
 
 @frozen(eq=False)
@@ -63,7 +54,7 @@ class Restored:
     fault: str | None = None
 
 
-def restore_gallery(store: Store, folder: Path, config: GalleryConfig = _USUAL) -> Restored:
+def restore_gallery(store: Store, folder: Path, config: Opening = _USUAL) -> Restored:
     """Opens the snapshot in `folder` and replays the store above its watermark.
 
     Damage, a snapshot of another model, key ring or kind, or one of another history (the store
@@ -77,7 +68,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig = _USUAL) 
             origin_of(store, config),
             store.vault.sealer(),
             lambda header: _is_past(store, header.mark),
-            Opening(config.segments, mapped=config.mapped),
+            config,
         )
         return Restored(gallery, len(gallery), _replay(store, gallery))
     except SnapshotMissing:
@@ -356,7 +347,7 @@ def save_snapshot(
     store: Store,
     gallery: Gallery,
     folder: Path,
-    config: GalleryConfig = _USUAL,
+    config: Opening = _USUAL,
     trusted: Collection[SegmentEntry] = (),
 ) -> None:
     """Saves the gallery for the next start; to be called by the writer.
@@ -379,7 +370,7 @@ def withdraw_snapshot(
     gallery: Gallery,
     folder: Path,
     ids: Collection[int],
-    config: GalleryConfig = _USUAL,
+    config: Opening = _USUAL,
     trusted: Collection[SegmentEntry] = (),
 ) -> tuple[SegmentEntry, ...]:
     """Takes the snapshot out of force and removes every file that may hold one of the references.
@@ -398,7 +389,7 @@ def withdraw_snapshot(
     return snapshot.withdraw(folder, origin, store.vault.sealer(), clean, trusted)
 
 
-def origin_of(store: Store, config: GalleryConfig = _USUAL) -> Origin:
+def origin_of(store: Store, config: Opening = _USUAL) -> Origin:
     """The origin that a snapshot must have for this store."""
     return Origin(
         index_kind=SegmentedIndex.kind,

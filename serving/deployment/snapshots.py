@@ -20,7 +20,6 @@ import numpy as np
 
 from engine.errors import RegistryError, SealBroken
 from engine.matching.recovery import (
-    GalleryConfig,
     Restored,
     Tell,
     fill_copy,
@@ -47,6 +46,7 @@ from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import SegmentEntry
+from indexes.snapshots.snapshot import Opening
 from serving.errors import Interrupted
 from serving.settings.settings import Settings
 
@@ -65,7 +65,7 @@ OpenIndex = Callable[[ShardPlan], ShardedIndex]
 `ShardLost` where they are not available, `ShardFenced` where a later writer has them."""
 
 
-def gallery_config(settings: Settings) -> GalleryConfig:
+def gallery_config(settings: Settings) -> Opening:
     """The gallery configuration of the settings."""
     chosen = settings.gallery
     segments = SegmentsConfig(
@@ -75,7 +75,7 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         segment_rows=chosen.segment_rows,
         device=chosen.device,
     )
-    return GalleryConfig(segments, chosen.mapped)
+    return Opening(segments, mapped=chosen.mapped)
 
 
 SHARD_KEYS_FOLDER = "shards"
@@ -139,7 +139,7 @@ class SnapshotManager:
     each failure."""
 
     def __init__(
-        self, store: Store, folder: Path, config: GalleryConfig, warn: Callable[[str], None]
+        self, store: Store, folder: Path, config: Opening, warn: Callable[[str], None]
     ) -> None:
         self.folder = folder
         self._store = store
@@ -295,7 +295,7 @@ class ShardManager(SnapshotManager):
         self,
         store: Store,
         folder: Path,
-        config: GalleryConfig,
+        config: Opening,
         warn: Callable[[str], None],
         open_shards: OpenIndex,
         read_epoch: Callable[[], int],

@@ -11,7 +11,6 @@ import pytest
 from engine.matching import recovery
 from engine.matching.holders import erase_holder
 from engine.matching.recovery import (
-    GalleryConfig,
     restore_gallery,
     restore_shards,
     save_snapshot,
@@ -23,12 +22,13 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
+from indexes.snapshots.snapshot import Opening
 from tests.engine.matching.conftest import DIM, MODEL_DIGEST, Lab
 from tests.indexes.freed_memory import PAUSING, watch
 from tests.indexes.sharding.local_shards import open_local
 from tests.indexes.snapshots.conftest import assert_same
 
-SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
+SMALL = Opening(segments=SegmentsConfig(head_rows=2, fan=100))
 
 
 def enroll(lab: Lab, count: int, person: Any = None, *, saves: bool = False) -> Gallery:
@@ -93,13 +93,13 @@ def test_a_gallery_comes_back_from_its_own_snapshot_and_from_that_of_no_other_ki
     restored = restore_gallery(lab.store, lab.folder)
     assert (restored.loaded, restored.fault) == (3, None)
     assert_same(restored.gallery, built)
-    narrow = GalleryConfig(SegmentsConfig(rows="float16"))
+    narrow = Opening(SegmentsConfig(rows="float16"))
     with monkeypatch.context() as earlier:
         earlier.setattr(SegmentedIndex, "kind", "flat")
         save_snapshot(lab.store, built, lab.folder / "flat")
     for folder, config, fault in (
         (lab.folder, narrow, "precision"),
-        (lab.folder / "flat", GalleryConfig(), "index_kind"),
+        (lab.folder / "flat", Opening(), "index_kind"),
     ):
         fallen_back = restore_gallery(lab.store, folder, config)
         assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
