@@ -21,7 +21,7 @@ from schema.actors import find_actor_kind
 from schema.decisions import Comparison
 from serving.wire import cases, lines
 from serving.wire import people as wire
-from serving.wire.fields import Moment, of_record
+from serving.wire.fields import of_record
 
 C = TypeVar("C", bound=cases.Case)
 
@@ -159,13 +159,13 @@ def _people(
     for record in held:
         number, name = _identity(store, record.id)
         shown.append(
-            wire.Person(
+            of_record(
+                wire.Person,
+                record,
                 document_id=record.id,
                 document_type=record.kind,
                 document_status=record.status,
-                erasure_asked_at=Moment.of_optional(record.erasure_asked_at),
-                erasure_due_at=Moment.of_optional(record.erasure_due_at),
-                withdrawn={key: Moment.of(at) for key, at in (record.withdrawn or {}).items()},
+                withdrawn=record.withdrawn or {},
                 number=number,
                 name=name,
                 score=scores.get(record.id),
@@ -226,25 +226,19 @@ def _subject(
     record: DocumentRecord, faces: Sequence[KeptFace], *, is_reference: bool
 ) -> wire.FaceSubject:
     first = faces[0] if faces else None
-    attempt = None if first is None else first.crop.enrollment_id
-    return wire.FaceSubject(
+    attempt = first and first.crop.enrollment_id
+    return of_record(
+        wire.FaceSubject,
         subject_id=attempt or record.id,
         document_id=record.id,
         document_status=record.status,
         is_reference=is_reference,
         enrollment_id=attempt,
-        decision=None if first is None else first.decision,
-        captured_at=Moment.of_optional(None if first is None else first.captured_at),
-        received_at=Moment.of_optional(None if first is None else first.crop.received_at),
-        kept_until=Moment.of_optional(min((one.crop.kept_until for one in faces), default=None)),
-        photographs=tuple(
-            wire.ShownPhotograph(
-                photograph=one.crop.photograph,
-                image=one.crop.image,
-                quality=None if one.crop.quality is None else dict(one.crop.quality),
-            )
-            for one in faces
-        ),
+        decision=first and first.decision,
+        captured_at=first and first.captured_at,
+        received_at=first and first.crop.received_at,
+        kept_until=min((one.crop.kept_until for one in faces), default=None),
+        photographs=tuple(of_record(wire.ShownPhotograph, one.crop) for one in faces),
     )
 
 

@@ -34,7 +34,7 @@ from schema.sweeps import Outcomes, SweepRecord
 from serving.access.authorization import Principal, order_candidates, scope_of, show_decision
 from serving.api.people import find_held, find_lines_in_use, line, show_case
 from serving.wire import cases, enrollments, oversight, sweeps
-from serving.wire.fields import AnswerBody, Moment, of_record
+from serving.wire.fields import AnswerBody, of_record
 from serving.wire.matching import Candidate
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ def case_page(
             outlets=places[one.id].outlets,
             lines=places[one.id].lines,
             fraud_lines=len(fraud[one.id]),
-            due_at=Moment.of_optional(due_at),
+            due_at=due_at,
             is_overdue=due_at is not None and due_at < now,
-            erasure_due_at=Moment.of_optional(min(filter(None, dates), default=None)),
+            erasure_due_at=min(filter(None, dates), default=None),
         )
         shown.append(row)
     return tuple(shown)
@@ -193,12 +193,13 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
             for one in store.cases.merged_into(case_id)
         ),
         documents=tuple(
-            cases.CaseDocument(
+            of_record(
+                cases.CaseDocument,
+                document,
                 document_id=document.id,
                 name=names.get(document.id, ""),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
-                erasure_due_at=Moment.of_optional(document.erasure_due_at),
                 lines=tuple(line(one, numbers) for one in found[document.id]),
             )
             for document in held
@@ -266,13 +267,7 @@ def _decided_before(
     ]
     found.sort(key=lambda one: -one.score)
     return tuple(
-        cases.DecidedPair(
-            left=one.left_document,
-            right=one.right_document,
-            outcome=one.outcome.value,
-            score=one.score,
-            case_id=one.case_id,
-        )
+        of_record(cases.DecidedPair, one, left=one.left_document, right=one.right_document)
         for one in found[:MOST_DECIDED]
     )
 
@@ -334,7 +329,7 @@ def past_enrollments(
             cases.PastEnrollment,
             one,
             enrollment_id=one.id,
-            decided_at=Moment.of(one.created_at),
+            decided_at=one.created_at,
             name=_masked_name(identities.get(one.document_id or "")),
             number=mask_number(numbers.get(opened.get(one.id, ""), "")),
             case=None

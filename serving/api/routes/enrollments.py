@@ -40,7 +40,7 @@ from serving.errors import CaptureTimeInvalid, IdempotencyKeyInvalid, Idempotenc
 from serving.ingress.parts import Parts
 from serving.telemetry.metrics import AUTHORITY_RESULTS, EXCEPTIONS
 from serving.wire import enrollments as wire
-from serving.wire.fields import Moment, list_frames
+from serving.wire.fields import list_frames, of_record
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 _LIVE = ("live", "guardian.live")
@@ -218,10 +218,7 @@ def _crops(parts: Parts, enrollment_id: str) -> wire.Crops:
     record = parts.store.enrollment(enrollment_id)
     return wire.Crops(
         enrollment_id=record.id,
-        crops=tuple(
-            wire.Crop(crop.photograph, crop.image, Moment.of(crop.kept_until))
-            for crop in parts.store.cases.crops(record.id)
-        ),
+        crops=tuple(of_record(wire.Crop, crop) for crop in parts.store.cases.crops(record.id)),
     )
 
 

@@ -60,7 +60,7 @@ async def dispute_line(
     given = (LineTarget(line), document, shown, request.context())
     with counting_liveness(parts, shown.liveness):
         opened = await parts.registrar.dispute_line(*given)
-    return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))
+    return of_record(wire.Dispute, opened)
 
 
 async def close_line(parts: Parts, request: Request, line: str) -> wire.ClosedLine:
@@ -208,7 +208,7 @@ def list_campaign_lines(
     campaign = find_campaign(parts.store, campaign_id, scope_of(request.caller))
     state, after = CampaignLineState(query.state), query.after or ""
     rows = parts.store.life.list_lines(campaign.id, state, after, query.limit)
-    found = [wire.CampaignLine(row.line_id, Moment.of(row.at)) for row in rows]
+    found = [of_record(wire.CampaignLine, row) for row in rows]
     return wire.CampaignLines(tuple(found), next_page(found, query.limit, lambda one: one.line_id))
 
 
