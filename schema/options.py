@@ -213,10 +213,6 @@ class PeopleRules:
         """In which an outlet may ask for so many exceptions."""
         return timedelta(days=self.exceptions_days)
 
-    @property
-    def replacement_delay(self) -> timedelta:
-        return timedelta(hours=self.replacement_delay_h)
-
     @cached_property
     def unkept(self) -> Container[str]:
         """The carriers of whose faces nothing is kept."""

@@ -135,8 +135,9 @@ def make_backup(
             assert writer is not None, "SQLite is copied by its writer"
             _copy_pages(writer, file, progress)
         manifest = _describe(file, source.vault, progress)
+        signed = {**asdict(manifest), "mac": _mac(manifest, source.vault)}
         with replacing(partial / MANIFEST_FILE) as written:
-            written.write_text(json.dumps(_signed(manifest, source.vault), indent=2) + "\n")
+            written.write_text(json.dumps(signed, indent=2) + "\n")
         flush(file)
         flush(partial)
         detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
@@ -509,10 +510,6 @@ def _mac(manifest: Manifest, vault: Vault) -> str:
         del said["damage"]
     plain = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return vault.look_up("backup", plain).hex()
-
-
-def _signed(manifest: Manifest, vault: Vault) -> dict[str, Any]:
-    return {**asdict(manifest), "mac": _mac(manifest, vault)}
 
 
 def _digest(file: Path) -> str:

@@ -14,11 +14,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from string import Template
 
-from schema import frozen
 
 CHECK_TIMEOUT_S = 20.0
 """On a busy machine it takes seconds, and without it the proxy would run unamended."""
@@ -88,7 +87,7 @@ class TemplateChanged(Exception):
     """The generated configuration lacks a line that should be amended."""
 
 
-@frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
     """Values of the amendments. Above so many concurrent matches, enrollments or other requests for
     each ingress of its node the proxy itself answers 429, in microseconds, as a busy ingress
@@ -249,7 +248,7 @@ def _name(table: str) -> str:
     return f"sosie-{table}"
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class ProxyLane:
     """Requests with a backend, and so a count, of their own. Those above a bound wait in the proxy,
     the carrier's first that has the fewest; they count to the bounds `of` another lane where one is

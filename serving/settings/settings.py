@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast, get_type_hints
 from urllib.parse import urlsplit
@@ -293,13 +294,9 @@ def list_fields(section: object) -> list[tuple[str, str | None]]:
     return [(one.name, one.metadata.get("description")) for one in fields(section)]
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _write_new(path: Path, text: str) -> None:
     try:
-        with open(path, "x", encoding="utf-8", opener=_open_private) as file:
+        with open(path, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
             try:
                 file.write(text)
                 file.flush()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from msgspec import structs
@@ -298,7 +299,7 @@ class PeopleCheck(DecisionCheck):
             return ReplacementEvidence(**told[DocumentRole.REPLACED]), None
         alike = self._face.resemble(place, old)
         is_free = self._is_free(old, own, attempt, is_minor)
-        delay = self._terms.of(attempt.outlet.carrier).replacement_delay
+        delay = timedelta(hours=self._terms.of(attempt.outlet.carrier).replacement_delay_h)
         since = self._face.find_confirmation(place, old, own) if is_free else None
         claimed = ReplacementEvidence(
             document_id=old.id,

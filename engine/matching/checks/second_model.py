@@ -209,7 +209,9 @@ def compare_recorded(
             first, other = inputs[f"{key}_score"], getattr(second, key)
             if first is not None and other is not None:
                 is_first = first >= inputs["thresholds"][name]
-                found[name] += _answer(is_first, other >= getattr(thresholds, name))
+                is_second = other >= getattr(thresholds, name)
+                alone = is_first and not is_second, is_second and not is_first
+                found[name] += Agreement(1, is_first and is_second, *alone)
         if second.decision is not None:
             decisions[f"{decision}, {second.decision}"] += 1
     return found, dict(decisions)
@@ -250,12 +252,6 @@ def compare_references(
                 int((is_second & ~is_first).sum()),
             )
     return found
-
-
-def _answer(is_first: bool, is_second: bool) -> Agreement:
-    return Agreement(
-        1, is_first and is_second, is_first and not is_second, is_second and not is_first
-    )
 
 
 def _require_thresholds(model: SecondModel) -> Thresholds:
