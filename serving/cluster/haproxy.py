@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from string import Template
 
-
 CHECK_TIMEOUT_S = 20.0
 """On a busy machine it takes seconds, and without it the proxy would run unamended."""
 CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
