@@ -392,9 +392,24 @@ class QueueReader(CaseReader, CropReader):
         not be in the queue any more. `NotFound` where `after` is no case."""
         due = due or DueDates()
         last = None if after is None else self.get(after)
-        if sort is CaseSort.DUE:
-            return self._by_due_date(wanted, due, limit, last)
-        return self._sorted(wanted, sort, due, limit, last)
+        if sort is not CaseSort.DUE:
+            return self._sorted(wanted, sort, due, limit, last)
+        # Of one kind the oldest is due first: a merge, since no database adds days to our moments.
+        last_due = None if last is None else due.of(last.kind, last.opened_at)
+        if last is not None and last_due is None:
+            return []
+        parts = []
+        for kind in CaseKind:
+            span = due.span(kind)
+            if span is None or wanted.kind not in {None, kind}:
+                continue
+            before = None
+            if last is not None and last_due is not None:
+                before = replace(last, opened_at=last_due - span)
+            of_kind = replace(wanted, kind=kind.value)
+            parts.append(self._sorted(of_kind, CaseSort.OLDEST, due, limit, before))
+        merged = heapq.merge(*parts, key=lambda one: (due.of(one.kind, one.opened_at), one.id))
+        return list(islice(merged, limit))
 
     def attempts(
         self,
@@ -438,26 +453,6 @@ class QueueReader(CaseReader, CropReader):
             )
             query = query.where(or_(further, and_(key == value, beside)))
         return open_some(self, query, limit, partial(self._read, CaseRecord))
-
-    def _by_due_date(
-        self, wanted: CaseFilter, due: DueDates, limit: int, last: CaseRecord | None
-    ) -> list[CaseRecord]:
-        # Of one kind the oldest is due first: a merge, since no database adds days to our moments.
-        last_due = None if last is None else due.of(last.kind, last.opened_at)
-        if last is not None and last_due is None:
-            return []
-        parts = []
-        for kind in CaseKind:
-            span = due.span(kind)
-            if span is None or wanted.kind not in {None, kind}:
-                continue
-            before = None
-            if last is not None and last_due is not None:
-                before = replace(last, opened_at=last_due - span)
-            of_kind = replace(wanted, kind=kind.value)
-            parts.append(self._sorted(of_kind, CaseSort.OLDEST, due, limit, before))
-        merged = heapq.merge(*parts, key=lambda one: (due.of(one.kind, one.opened_at), one.id))
-        return list(islice(merged, limit))
 
     def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
         """The places of the lines of each case; no case is left out."""

@@ -10,7 +10,6 @@ from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.database import utc_now
 from engine.registry.queues import AttemptFilter, CaseFilter
-from schema.cases import ALIVE, CaseState
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import people, serializers
 from serving.api.request import Request, next_page, note
@@ -230,14 +229,13 @@ def _find_attempts(
     parts: Parts, request: Request, query: wire.PastQuery, outlet: str
 ) -> tuple[wire.PastEnrollment, ...]:
     find_outlet(parts.store, outlet)
-    state = query.state
     wanted = AttemptFilter(
         outlet=outlet,
         decision=query.decision,
         id_end=query.id_end,
         oldest_first=query.sort == "oldest",
         case=CaseFilter(
-            state=None if state is None else ALIVE if state == "alive" else CaseState(state),
+            **serializers.read_state(query.state),
             kind=query.kind,
             assignees=name_assignees(query.assignee, request.caller),
             overdue_at=utc_now() if query.overdue else None,

@@ -30,7 +30,7 @@ from serving.errors import IdentifierMissing, Malformed, OutOfRange
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire
-from serving.wire.fields import Moment, of_record
+from serving.wire.fields import Moment, of_record, plain
 
 
 async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) -> wire.HolderLines:
@@ -143,12 +143,7 @@ async def start_campaign(
     steps = () if body.then is None else _read_steps(body.then, body)
     chosen = None
     if body.chosen is not None:
-        given = {name: getattr(body.chosen, name) for name in body.chosen.__struct_fields__}
-        chosen = {
-            name: value.isoformat() if isinstance(value, Moment) else value
-            for name, value in given.items()
-            if value is not None
-        }
+        chosen = {name: one for name, one in plain(body.chosen).items() if one is not None}
     terms = CampaignTerms(
         carrier=own or body.carrier or "",
         name=body.name,
