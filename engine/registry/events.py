@@ -127,12 +127,14 @@ class Event:
     queue: str
 
 
-_LAST = select(EVENTS.c.number, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
+_NEWEST = (
+    select(EVENTS.c.number, EVENTS.c.id, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
+)
 
 
 def find_last(connection: Connection) -> int:
     """The number of the newest event; 0 where there is none."""
-    rows = prepare(_LAST, connection, {}).find(connection, {})
+    rows = prepare(_NEWEST, connection, {}).find(connection, {})
     return int(rows[0].number) + (rows[0].line_id is not None) if rows else 0
 
 
@@ -240,9 +242,6 @@ def _second_id(event_id: str) -> str:
 
 BEGINNING = "0"
 """The place before the first event that is kept."""
-_NEWEST = (
-    select(EVENTS.c.number, EVENTS.c.id, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
-)
 
 
 @frozen

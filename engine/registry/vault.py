@@ -309,7 +309,19 @@ class Vault:
         if not names:
             return rows.astype(np.float32)
         try:
-            self._open_alike(context, names, sealed, rows.data)
+            # To where they belong, one after another, without a line of Python for each: a start
+            # opens millions.
+            (header,) = set(map(_HEADER, sealed))
+            cipher = self._ciphers.get(key_version(header))
+            if cipher is None or header != self._headers[key_version(header)]:
+                raise ValueError
+            contexts = map((header + context).__add__, map(str.encode, map(str, names)))
+            octets, size = rows.data.cast("B"), rows.data.nbytes // len(names)
+            starts, ends = range(0, rows.data.nbytes, size), range(size, rows.data.nbytes + 1, size)
+            slots = map(octets.__getitem__, map(slice, starts, ends))
+            nonces, bodies = map(_NONCE, sealed), map(_BODY, sealed)
+            # To the end, and nothing is kept of it.
+            deque(map(cipher.decrypt_into, nonces, bodies, contexts, slots), maxlen=0)
         except (InvalidTag, ValueError, TypeError):
             # Of several keys, or one is not sound: one by one, which says what row it is.
             plain = [
@@ -363,24 +375,6 @@ class Vault:
                 f"{what} does not authenticate (altered, moved or of another key): "
                 "restore the database from a backup"
             ) from None
-
-    def _open_alike(
-        self, context: bytes, names: Sequence[str | int], sealed: Sequence[bytes], plain: memoryview
-    ) -> None:
-        """Opens the values that one key has sealed to where they belong, one after another, without
-        a line of Python for each: a start opens millions. `ValueError` where they are not of one
-        key of this ring, or of another size, or `InvalidTag`."""
-        (header,) = set(map(_HEADER, sealed))
-        cipher = self._ciphers.get(key_version(header))
-        if cipher is None or header != self._headers[key_version(header)]:
-            raise ValueError
-        contexts = map((header + context).__add__, map(str.encode, map(str, names)))
-        octets, size = plain.cast("B"), plain.nbytes // len(names)
-        starts, ends = range(0, plain.nbytes, size), range(size, plain.nbytes + 1, size)
-        slots = map(octets.__getitem__, map(slice, starts, ends))
-        nonces, bodies = map(_NONCE, sealed), map(_BODY, sealed)
-        # To the end, and nothing is kept of it.
-        deque(map(cipher.decrypt_into, nonces, bodies, contexts, slots), maxlen=0)
 
     def _assert_vectors(self, vectors: Floats) -> None:
         assert vectors.dtype == np.float32
