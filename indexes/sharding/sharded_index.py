@@ -142,15 +142,15 @@ class ShardedIndex(VectorIndex, Closing):
 
     @property
     def ids(self) -> Ids:
-        self._check_whole()
+        self.require_whole()
         return np.sort(np.concatenate(self._results([shard.ids() for shard in self._shards])))
 
     def __len__(self) -> int:
-        self._check_whole()
+        self.require_whole()
         return self._count
 
     def __contains__(self, key: object) -> bool:
-        self._check_whole()
+        self.require_whole()
         return is_id(key) and bool(self._contained(np.array([key], np.int64))[0])
 
     def close(self) -> None:
@@ -162,9 +162,6 @@ class ShardedIndex(VectorIndex, Closing):
         """Leaves the shards to the next writer, with what they hold; nothing is answered here."""
         self._broken = self._broken or _CLOSED
         end_at_once(self._shards, lambda shard: shard.release())
-
-    def require_whole(self) -> None:
-        self._check_whole()
 
     def note(self, sequence: int, history: str) -> None:
         self._mark = sequence, history
@@ -197,7 +194,7 @@ class ShardedIndex(VectorIndex, Closing):
     def begin_move(self, virtual_shard: int, target: int) -> bool:
         """Has changes of a virtual shard go to the target too; apart from changes. False where all
         must stay for now."""
-        self._check_whole()
+        self.require_whole()
         source = int(self.placement.owners[virtual_shard])
         assert source != target
         with self._placing:
@@ -257,7 +254,7 @@ class ShardedIndex(VectorIndex, Closing):
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Adds new ids; `IdInvalid` for one that is there already, and then none is added."""
-        self._check_whole()
+        self.require_whole()
         keys, rows = check_references(ids, vectors, self.dim)
         config = self._plan.config
         if config is not None and config.rows == "float16":
@@ -286,7 +283,7 @@ class ShardedIndex(VectorIndex, Closing):
         self._count += len(keys)
 
     def remove(self, ids: Ids) -> None:
-        self._check_whole()
+        self.require_whole()
         keys = check_distinct(check_ids(ids))
         parts, moving = self._split(ids), self._moving(ids)
         is_alone = len(parts) == 1 and moving is None
@@ -309,14 +306,14 @@ class ShardedIndex(VectorIndex, Closing):
         self._count -= len(keys)
 
     def vectors(self, ids: Ids) -> Vectors:
-        self._check_whole()
+        self.require_whole()
         check_ids(ids)
         rows = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         self._fill(rows, ids, lambda shard, some: shard.vectors(some))
         return rows
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
-        self._check_whole()
+        self.require_whole()
         check_ids(ids)
         parts = self._split(ids)
         found = self._results([self._shards[number].held(ids[places]) for number, places in parts])
@@ -328,24 +325,24 @@ class ShardedIndex(VectorIndex, Closing):
         return ids[there], rows
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        self._check_whole()
+        self.require_whole()
         rows, hits = check_vectors(queries, self.dim), check_hit_count(k)
         return merge_hits(self._results([each.search(rows, hits) for each in self._shards]), hits)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        self._check_whole()
+        self.require_whole()
         rows, floor = check_vectors(queries, self.dim), check_threshold(threshold)
         return merge_hits(self._results([each.range_search(rows, floor) for each in self._shards]))
 
     def account(self) -> MemoryAccount:
         """Memory use of all shards by part."""
-        self._check_whole()
+        self.require_whole()
         parts = self._results([shard.account() for shard in self._shards])
         return sum(parts, MemoryAccount(0))
 
     def compact(self) -> None:
         """Frees the memory of removed references in every shard now."""
-        self._check_whole()
+        self.require_whole()
         asked = {shard: shard.compact() for shard in self._shards}
         wait(asked.values())
         # One that was left out meanwhile has ended, and had nothing.
@@ -391,7 +388,7 @@ class ShardedIndex(VectorIndex, Closing):
         for (_, places), part in zip(parts, found, strict=True):
             room[places] = part
 
-    def _check_whole(self) -> None:
+    def require_whole(self) -> None:
         if self._broken is None:
             # A shard may be known to be lost before any call has failed.
             self._broken = next((why for shard in self._shards if (why := shard.lost)), None)
