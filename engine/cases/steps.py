@@ -12,7 +12,7 @@ such a step is refused with `CaseMoved`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,7 +32,6 @@ from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.sweeps import JudgedPair
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
-from schema import frozen
 from schema.actors import Actor, fold_person
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus
@@ -42,7 +41,7 @@ MAX_CLOSED_LINES = 1_000
 _JUDGING_OUTCOMES = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class Effects:
     """Effects of an outcome: judged pairs, watched faces, lines closed or active again."""
 
@@ -140,6 +139,24 @@ def require_said(
             f"{plural(in_use, 'number')} of its documents in use, and none is to be closed: "
             "name those to close, or say that they stay (keep_lines)"
         )
+
+
+def require_second_person(
+    case: CaseRecord, outcome: Outcome, lines: Sequence[str], keep_lines: bool, actor: Actor
+) -> None:
+    """`FourEyes` unless another person proposed this outcome with these lines."""
+    proposal = case.proposal
+    if proposal is None:
+        raise FourEyes("this takes two people: propose it, and let another person close")
+    if not _is_followed(proposal, outcome, lines, keep_lines):
+        raise FourEyes(
+            "another outcome or other lines were proposed, or that lines stay: close exactly what "
+            "was proposed, or withdraw it"
+        )
+    if proposal.person is None:
+        raise FourEyes("it is not known which person proposed this: withdraw it, propose it anew")
+    if actor.is_person(proposal.person):
+        raise FourEyes("you proposed this, with whichever key: another person must close the case")
 
 
 def _is_followed(
@@ -299,22 +316,7 @@ def close(
         case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
         if lines or outcome is not Outcome.UNFOUNDED or case.kind != CaseKind.DISPUTE:
-            proposal = case.proposal
-            if proposal is None:
-                raise FourEyes("this takes two people: propose it, and let another person close")
-            if not _is_followed(proposal, outcome, lines, keep_lines):
-                raise FourEyes(
-                    "another outcome or other lines were proposed, or that lines stay: close "
-                    "exactly what was proposed, or withdraw it"
-                )
-            if proposal.person is None:
-                raise FourEyes(
-                    "it is not known which person proposed this: withdraw it, propose it anew"
-                )
-            if actor.is_person(proposal.person):
-                raise FourEyes(
-                    "you proposed this, with whichever key: another person must close the case"
-                )
+            require_second_person(case, outcome, lines, keep_lines, actor)
             require_said(registry, case, outcome, lines, keep_lines)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, keep_lines, now)

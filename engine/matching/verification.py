@@ -112,6 +112,12 @@ class HolderProbe:
         """True where it shows a holder who has come, and no two pictures that somebody has."""
         return self.is_photographed and (self.own is None or self.is_alive)
 
+    @property
+    def told_at(self) -> float:
+        """The threshold that is told: to a tenant the same whichever face counted, or it would tell
+        of whom others keep one."""
+        return self.threshold if self.own is None or self.carrier is None else self.own[1]
+
 
 @frozen
 class HolderComparison:
@@ -215,10 +221,7 @@ class HolderComparison:
             case_id = self._open_case(record, line, score, entry, tallies)
             self.guard.settle(record.id)
         line_id = None if line is None else line.id
-        threshold = self.probe.threshold
-        if self.probe.own is not None and self.probe.carrier is not None:
-            # The same whichever face counted, or it would tell of whom others keep one.
-            threshold = self.probe.own[1]
+        threshold = self.probe.told_at
         return HolderCheck(is_match, score, threshold, record.id, line_id, case_id, **ways)
 
     def _finish_by_portrait(
