@@ -179,7 +179,8 @@ class CaseBatch:
         has_row = not (is_new and other.origin is CaseOrigin.SWEEP and is_found_again)
         if has_row:
             self._end(other, merged.id)
-        self._note(case.id, NoteKind.MERGED, actor, _name(other))
+        source = other.sweep_id if other.origin is CaseOrigin.SWEEP else other.id
+        self._note(case.id, NoteKind.MERGED, actor, f"{other.origin.value} {source}")
         subject = other.id if has_row else case.id
         detail = {"into": case.id} | _describe(other)
         self._entries.append(AuditEntry(actor, "case.merged", subject, detail))
@@ -263,11 +264,6 @@ def date_change(case: CaseRecord, now: datetime) -> datetime:
     """Time of a change: after the previous one even if the clock stands or was set back, so that
     `seen_at` of an earlier reader is older."""
     return max(now, case.updated_at + timedelta(microseconds=1))
-
-
-def _name(case: CaseRecord) -> str:
-    source = case.sweep_id if case.origin is CaseOrigin.SWEEP else case.id
-    return f"{case.origin.value} {source}"
 
 
 def _describe(case: CaseRecord) -> dict[str, Any]:

@@ -12,7 +12,7 @@ such a step is refused with `CaseMoved`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.sweeps import JudgedPair
 from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
+from schema import frozen
 from schema.actors import Actor, fold_person
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
 from schema.lines import LineEventKind, LineStatus
@@ -41,7 +42,7 @@ MAX_CLOSED_LINES = 1_000
 _JUDGING_OUTCOMES = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Effects:
     """Effects of an outcome: judged pairs, watched faces, lines closed or active again."""
 

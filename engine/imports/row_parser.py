@@ -87,7 +87,10 @@ def find_columns(header: Sequence[str], mapping: ColumnMapping) -> Columns:
     cells = [cell.strip() for cell in header]
     for field_ in Field:
         wanted = mapping.names.get(field_, field_.value)
-        found = _find(cells, wanted)
+        # Exact matches, or else those that differ in case.
+        exact = [place for place, cell in enumerate(cells) if cell == wanted]
+        folded = wanted.casefold()
+        found = exact or [place for place, cell in enumerate(cells) if cell.casefold() == folded]
         if len(found) > 1:
             raise RequestError(f"two columns are named {wanted}: rename one, or map another")
         if found:
@@ -96,13 +99,6 @@ def find_columns(header: Sequence[str], mapping: ColumnMapping) -> Columns:
             raise RequestError(f"no column is named {wanted}: check --map {field_}={wanted}")
     _require(places, mapping)
     return Columns(places, names)
-
-
-def _find(cells: Sequence[str], wanted: str) -> list[int]:
-    """Columns of this name: exact matches, or else those that differ in case."""
-    exact = [place for place, cell in enumerate(cells) if cell == wanted]
-    folded = wanted.casefold()
-    return exact or [place for place, cell in enumerate(cells) if cell.casefold() == folded]
 
 
 def _require(places: Mapping[Field, int], mapping: ColumnMapping) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Table, func, select
 
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
@@ -298,7 +298,14 @@ def _is_found(vault: Vault, table: Table, row: AnyRow, opened: bytes) -> bool:
 
 def _check_chain(reader: AuditReader) -> Iterator[str]:
     with reading(reader.engine) as plain, long_statements(plain):
-        head, counts = _count(plain)
+        # The head of the chain and the rows at one moment.
+        counted = [
+            select(func.count()).select_from(table).scalar_subquery().label(table.name)
+            for table in _COUNTED.values()
+        ]
+        row = plain.execute(select(DEPLOYMENT.c.audit_number, *counted)).one()
+        head = row.audit_number
+        counts = {table.name: row._mapping[table.name] for table in _COUNTED.values()}
     entries: Counter[str] = Counter()
     decided: dict[str, Any] = {}
     last: dict[tuple[str, str, bool], str] = {}
@@ -325,16 +332,6 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
                 f"{table.name}: {counts[table.name]:,} rows, and {entries[action]:,} entries "
                 f"{action} in the audit chain"
             )
-
-
-def _count(connection: Connection) -> tuple[int, dict[str, int]]:
-    """The head of the chain and the rows at one moment."""
-    counted = [
-        select(func.count()).select_from(table).scalar_subquery().label(table.name)
-        for table in _COUNTED.values()
-    ]
-    row = connection.execute(select(DEPLOYMENT.c.audit_number, *counted)).one()
-    return row.audit_number, {table.name: row._mapping[table.name] for table in _COUNTED.values()}
 
 
 def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[str]:

@@ -141,8 +141,16 @@ def _cluster(
         clusters = cluster_links(links, near)
         if fresh_documents is not None:
             clusters = [one for one in clusters if _has_link_of(one, fresh_documents)]
-        named = _name_documents(clusters)
-        identities = _identify(named, facts)
+        # All members, and the documents at the ends of severed links.
+        parts = [
+            part
+            for one in clusters
+            for part in (one.members, one.severed["left"], one.severed["right"])
+        ]
+        named = np.unique(concatenated(parts))
+        found = facts.identities_of(facts.owners.references_of(named).tolist())
+        numbers = facts.owners.of_any([one.reference_ids for one in found])
+        identities = dict(zip(numbers.tolist(), found, strict=True))
         gone = np.setdiff1d(named, np.array(sorted(identities), np.int64))
         if not len(gone):
             return clusters, identities
@@ -153,23 +161,6 @@ def _cluster(
 def _has_link_of(cluster: Cluster, documents: Documents) -> bool:
     links = cluster.links
     return bool((np.isin(links["left"], documents) | np.isin(links["right"], documents)).any())
-
-
-def _name_documents(clusters: Sequence[Cluster]) -> Documents:
-    """All members, and the documents at the ends of severed links."""
-    parts = [
-        part
-        for one in clusters
-        for part in (one.members, one.severed["left"], one.severed["right"])
-    ]
-    return np.unique(concatenated(parts))
-
-
-def _identify(documents: Documents, facts: FaceFacts) -> dict[int, Identity]:
-    """The identities of these documents, by number."""
-    found = facts.identities_of(facts.owners.references_of(documents).tolist())
-    numbers = facts.owners.of_any([one.reference_ids for one in found])
-    return dict(zip(numbers.tolist(), found, strict=True))
 
 
 def _build(cluster: Cluster, identities: Mapping[int, Identity], threshold: float) -> Group:

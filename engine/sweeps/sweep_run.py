@@ -35,7 +35,7 @@ from indexes.joining.join import JoinedGallery, Report
 from schema import frozen
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
-from schema.sweeps import Group, Identity, SweepTerms
+from schema.sweeps import Group, SweepTerms
 
 # A merged case still says why it was opened.
 _LISTED_STATES = frozenset({*ALIVE, CaseState.MERGED})
@@ -45,7 +45,10 @@ def groups_of_events(reader: Reader) -> list[Group]:
     """Groups from open cases: documents tried by foreign faces, and lines that changed face."""
     attempts, changed = _find_attempts(reader), _find_changed(reader)
     documents = {one.document_id for one in attempts} | {one.document_id for one in changed}
-    identities = _identify(reader, sorted(documents))
+    document_ids = sorted(documents)
+    found = read_apart(document_ids, reader.documents_by_id)
+    references = [key for one in found.values() for key in one.reference_ids]
+    identities = {one.document_id: one for one in reader.facts.identities_of(references)}
     return [*groups_of_documents(attempts, identities), *groups_of_lines(changed, identities)]
 
 
@@ -70,12 +73,6 @@ def _find_changed(reader: Reader) -> list[ForeignFace]:
         ForeignFace(line.document_id, line.carrier, line.outlet, moments[line.id], line.id)
         for line in read_apart(sorted(moments), reader.lines_by_id).values()
     ]
-
-
-def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity]:
-    found = read_apart(document_ids, reader.documents_by_id)
-    references = [key for one in found.values() for key in one.reference_ids]
-    return {one.document_id: one for one in reader.facts.identities_of(references)}
 
 
 def _cases(reader: Reader, kind: CaseKind) -> Iterator[CaseRecord]:

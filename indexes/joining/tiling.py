@@ -74,7 +74,11 @@ class Pairs:
 
     def pieces(self, size: int = PIECE_RECORDS) -> Iterator[Records]:
         """All pairs in order, about `size` at once; those of one left id stay together."""
-        cuts = self._cuts(size)
+        # From a sample: each run adds an error of one step at most.
+        step = max(1, size // (len(self._runs) + 8))
+        sample = concatenated(run["left"][::step] for run in self._runs)
+        sample.sort()
+        cuts = np.unique(sample[max(1, size // step) :: max(1, size // step)])
         places = [
             np.concatenate(
                 [[0], np.searchsorted(np.ascontiguousarray(run["left"]), cuts), [len(run)]]
@@ -88,14 +92,6 @@ class Pairs:
             piece = self._sorted(parts)
             if len(piece):
                 yield piece
-
-    def _cuts(self, size: int) -> Ids:
-        """Left ids that begin a piece, from a sample of the runs."""
-        # Each run adds an error of one step at most.
-        step = max(1, size // (len(self._runs) + 8))
-        sample = concatenated(run["left"][::step] for run in self._runs)
-        sample.sort()
-        return np.unique(sample[max(1, size // step) :: max(1, size // step)])
 
     def _sorted(self, parts: Sequence[Records]) -> Records:
         records = concatenated(parts, RECORD)
@@ -127,7 +123,9 @@ class References:
 
     def __init__(self, segments: Sequence[Exact8Segment], alive: Sequence[Flags]) -> None:
         self.segments = tuple(segments)
-        _one_dim(self.segments)
+        dims = sorted({segment.dim for segment in self.segments})
+        if len(dims) > 1:
+            raise VectorInvalid(f"dim is {dims[0]} and {dims[1]}; join segments of one dimension")
         sizes = [len(segment.row_ids) for segment in segments]
         self._starts = np.cumsum([0, *sizes])
         counted = [mask[:size] for mask, size in zip(alive, sizes, strict=True)]
@@ -284,12 +282,6 @@ class Block:
         self.codes.wipe(gone)
         scanner.wipe(self.codes, gone)
         self._flags = flags
-
-
-def _one_dim(segments: Sequence[Exact8Segment]) -> None:
-    dims = sorted({segment.dim for segment in segments})
-    if len(dims) > 1:
-        raise VectorInvalid(f"dim is {dims[0]} and {dims[1]}; join segments of one dimension")
 
 
 def _digests(segment: Exact8Segment) -> NDArray[np.uint64]:

@@ -213,7 +213,10 @@ class _Product:
     def __init__(self, parts: Sequence[Part], dtype: np.dtype[Any], scanner: Scanner) -> None:
         self._parts, self._scanner = parts, scanner
         self._places = [np.flatnonzero(part.alive) for part in parts]
-        dim, self._limit = parts[0].dim, _limit_of(parts)
+        limits = {part.segment.codes.limit for part in parts if isinstance(part, SealedView)}
+        assert len(limits) <= 1, "one limit for a dimension"
+        dim = parts[0].dim
+        self._limit = limits.pop() if limits else code_limit(dim)
         pairs = zip(parts, self._places, strict=True)
         measured = [_measure(part, places, self._limit) for part, places in pairs]
         self._longest = max(longest for _, longest in measured)
@@ -276,12 +279,6 @@ class _Product:
         self._codes.wipe(at)
         # After the codes, for it goes by them.
         self._scanner.wipe(self._codes, at)
-
-
-def _limit_of(parts: Sequence[Part]) -> float:
-    limits = {part.segment.codes.limit for part in parts if isinstance(part, SealedView)}
-    assert len(limits) <= 1, "one limit for a dimension"
-    return limits.pop() if limits else code_limit(parts[0].dim)
 
 
 def _measure(part: Part, places: Positions, limit: float) -> tuple[Floats | Doubles, float]:

@@ -203,9 +203,28 @@ def find_faces(store: Reader, calibration: Calibration, document_ids: Sequence[s
     held = find_held(store, document_ids)
     kept = store.cases.faces([one.id for one in held], wire.MAX_FACES)
     subjects = [subject for one in held for subject in _subjects(one, kept[one.id])]
-    return wire.Faces(
-        subjects=tuple(subjects), likenesses=_likenesses(store, calibration, subjects)
-    )
+    # The score of each two that were compared: references, and an attempt with a reference.
+    templates = store.templates_of([one.document_id for one in subjects if one.is_reference])
+    evidence = {
+        one.enrollment_id: _scores_of(store, one.enrollment_id)
+        for one in subjects
+        if one.enrollment_id is not None and not one.is_reference
+    }
+    found = []
+    for left, right in combinations(subjects, 2):
+        score = _score(left, right, templates, evidence)
+        if score is None:
+            continue
+        rate = calibration.fmr_at(score, Comparison.FUSED)
+        found.append(
+            wire.Likeness(
+                left=left.subject_id,
+                right=right.subject_id,
+                score=score,
+                strangers=of_record(wire.StrangersAlike, rate),
+            )
+        )
+    return wire.Faces(subjects=tuple(subjects), likenesses=tuple(found))
 
 
 def _subjects(record: DocumentRecord, faces: Sequence[KeptFace]) -> list[wire.FaceSubject]:
@@ -240,33 +259,6 @@ def _subject(
         kept_until=min((one.crop.kept_until for one in faces), default=None),
         photographs=tuple(of_record(wire.ShownPhotograph, one.crop) for one in faces),
     )
-
-
-def _likenesses(
-    store: Reader, calibration: Calibration, subjects: Sequence[wire.FaceSubject]
-) -> tuple[wire.Likeness, ...]:
-    """The score of each two that were compared: references, and an attempt with a reference."""
-    templates = store.templates_of([one.document_id for one in subjects if one.is_reference])
-    evidence = {
-        one.enrollment_id: _scores_of(store, one.enrollment_id)
-        for one in subjects
-        if one.enrollment_id is not None and not one.is_reference
-    }
-    found = []
-    for left, right in combinations(subjects, 2):
-        score = _score(left, right, templates, evidence)
-        if score is None:
-            continue
-        rate = calibration.fmr_at(score, Comparison.FUSED)
-        found.append(
-            wire.Likeness(
-                left=left.subject_id,
-                right=right.subject_id,
-                score=score,
-                strangers=of_record(wire.StrangersAlike, rate),
-            )
-        )
-    return tuple(found)
 
 
 _OWN = ""

@@ -101,17 +101,14 @@ class SearchQueue:
         results: dict[Call[_Search, Answers], Answers | Exception] = {}
         for threshold, group in groups.items():
             try:
-                results |= zip(group, self._pass(group, threshold), strict=True)
+                probes = np.concatenate([call.payload[0] for call in group])
+                found = identify(
+                    probes, self._gallery, self._registry, threshold=threshold, most=MOST_CANDIDATES
+                )
+                results |= zip(group, share_out(group, found), strict=True)
             except Exception as error:  # noqa: BLE001 - it belongs to those of this threshold
                 results |= {call: copy_for_one(error) for call in group}
         return [results[call] for call in batch]
-
-    def _pass(self, group: Batch[_Search, Answers], threshold: float) -> list[Answers]:
-        probes = np.concatenate([call.payload[0] for call in group])
-        found = identify(
-            probes, self._gallery, self._registry, threshold=threshold, most=MOST_CANDIDATES
-        )
-        return share_out(group, found)
 
 
 WARM_ROWS = (1, 64)
