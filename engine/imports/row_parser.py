@@ -105,9 +105,11 @@ def _require(places: Mapping[Field, int], mapping: ColumnMapping) -> None:
     missing = [one for one in REQUIRED if one not in places and one not in mapping.defaults]
     if missing:
         listed = ", ".join(missing)
+        chosen = next((one for one in missing if one in DEFAULTED), None)
         raise RequestError(
             f"the file has no column {listed}: its first row must name the columns; map them with "
-            f"--map {missing[0]}=COLUMN" + _suggest_default(missing)
+            f"--map {missing[0]}=COLUMN"
+            + ("" if chosen is None else f", or give --set {chosen}=VALUE for all")
         )
     if not any(one in places for one in FACES):
         raise RequestError(
@@ -122,11 +124,6 @@ def _require(places: Mapping[Field, int], mapping: ColumnMapping) -> None:
                 f"lines need {what}: map a column with --map {one}=COLUMN, "
                 f"or give --set {one}={example}"
             )
-
-
-def _suggest_default(missing: Sequence[Field]) -> str:
-    chosen = next((one for one in missing if one in DEFAULTED), None)
-    return "" if chosen is None else f", or give --set {chosen}=VALUE for all"
 
 
 class Code(Enum):

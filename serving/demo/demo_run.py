@@ -125,12 +125,20 @@ def print_report(report: _Report) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, MIN_COLUMNS))
-    for part in (
-        _lay_out_facts(report),
-        _lay_out_steps(report["scenes"]),
-        _explain(report["faces"]),
-        _conclude(report),
-    ):
+    faces = report["faces"]
+    text = (
+        "1:1 compares live and portrait; holder, the face and the document's reference; 1:N is the "
+        "best reference of another document, from the review threshold up."
+    )
+    made = ", ".join(faces["made"])
+    if made:
+        text += f" Derived from a photograph: {escape(made)}."
+    if "*" in made:
+        text += (
+            " A derived picture (*: tilted, cropped, relit, recompressed) scores higher than a "
+            "true second photograph would."
+        )
+    for part in (_lay_out_facts(report), _lay_out_steps(report["scenes"]), text, _conclude(report)):
         console.print(Padding(part, (0, 0, 0, 1), expand=False))
 
 
@@ -193,22 +201,6 @@ def _lay_out_steps(steps: Sequence[_Report]) -> RenderableType:
 
 def _write_score(score: float | None) -> str:
     return "[dim]-[/]" if score is None else f"{score:.3f}"
-
-
-def _explain(faces: _Report) -> str:
-    text = (
-        "1:1 compares live and portrait; holder, the face and the document's reference; 1:N is the "
-        "best reference of another document, from the review threshold up."
-    )
-    made = ", ".join(faces["made"])
-    if made:
-        text += f" Derived from a photograph: {escape(made)}."
-    if "*" in made:
-        text += (
-            " A derived picture (*: tilted, cropped, relit, recompressed) scores higher than a "
-            "true second photograph would."
-        )
-    return text
 
 
 def _conclude(report: _Report) -> str:

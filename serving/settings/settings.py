@@ -268,7 +268,20 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     ]
     for name, info in Settings.model_fields.items():
         lines.extend(_write_section(name, info.default, chosen.get(name, {})))
-    _write_new(home / SETTINGS_FILE, "".join(lines))
+    path = home / SETTINGS_FILE
+    text = "".join(lines)
+    try:
+        with open(path, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError:
+        raise RegistryExists(f"{path} exists already: choose another folder") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_section(name: str, section: object, chosen: Mapping[str, Any]) -> Iterator[str]:
@@ -292,21 +305,6 @@ def list_fields(section: object) -> list[tuple[str, str | None]]:
         return [(key, one.description) for key, one in type(section).model_fields.items()]
     assert is_dataclass(section)
     return [(one.name, one.metadata.get("description")) for one in fields(section)]
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with open(path, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
-            try:
-                file.write(text)
-                file.flush()
-            except OSError:
-                path.unlink()
-                raise
-    except FileExistsError:
-        raise RegistryExists(f"{path} exists already: choose another folder") from None
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_toml(value: object) -> str:
