@@ -109,9 +109,6 @@ def _open_templates() -> Environment:
     return environment
 
 
-FLAGGED_COLUMNS = ("photograph", "other", "score")
-
-
 def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
     """Write report.md, its picture, evaluation.json and flagged.csv into a folder, made if missing.
 
@@ -130,7 +127,7 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
         text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
         (folder / "evaluation.json").write_text(text + "\n", "utf-8")
         with (folder / "flagged.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, FLAGGED_COLUMNS)
+            writer = csv.DictWriter(file, ("photograph", "other", "score"))
             writer.writeheader()
             writer.writerows(evaluation.flagged.to_rows(evaluation.embeddings))
     except OSError as error:

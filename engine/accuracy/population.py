@@ -25,7 +25,6 @@ from engine.errors import CalibrationError
 from indexes.base import Floats, Ints
 from schema import frozen
 
-DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
 """Rows drawn from one random stream: any slice gives the same rows."""
 PEOPLE, PHOTOGRAPHS = 0, 1
@@ -101,7 +100,7 @@ class Population:
     @classmethod
     def load(cls, name: str = "sface") -> Self:
         """The shipped population of a built-in model; raises `CalibrationError`."""
-        return cls.read(DATA_FOLDER / f"{name}.population.npz")
+        return cls.read(Path(__file__).parent / "data" / f"{name}.population.npz")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -39,8 +39,6 @@ from schema.lines import LineEventKind, LineStatus
 
 MAX_CLOSED_LINES = 1_000
 
-_JUDGING_OUTCOMES = frozenset({Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE})
-
 
 @frozen
 class Effects:
@@ -88,7 +86,7 @@ def find_effects(
     """The effects of closing a case with an outcome and with `lines` to be closed."""
     judged: Sequence[JudgedPair] = ()
     watched: Sequence[WatchEntry] = ()
-    if outcome in _JUDGING_OUTCOMES:
+    if outcome in {Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE}:
         suspects = Suspects(registry, registrar.gallery, case)
         judged = suspects.judge(outcome, actor, now, writer.sequence, writer.model_digest)
         if outcome is Outcome.FRAUD:

@@ -17,8 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.models.catalog import InputContract, Step
 
-_Array = NDArray[Any]
-Values = dict[str, _Array]
+Values = dict[str, NDArray[Any]]
 """Constants of a graph by name."""
 
 _AXIS = "scan_axis"
@@ -174,9 +173,6 @@ def _write_values(graph: onnx.GraphProto, values: Values, names: Collection[str]
             tensor.raw_data = np.ascontiguousarray(value).tobytes()
 
 
-_FOLDED = ("DequantizeLinear", "Reshape")
-
-
 def fold_weights(graph: onnx.GraphProto, values: Values) -> None:
     """Compute DequantizeLinear and Reshape of initializers; drop inputs that are initializers.
 
@@ -184,7 +180,9 @@ def fold_weights(graph: onnx.GraphProto, values: Values) -> None:
     """
     nodes = []
     for node in graph.node:
-        if node.op_type in _FOLDED and all(name in values for name in node.input):
+        if node.op_type in ("DequantizeLinear", "Reshape") and all(
+            name in values for name in node.input
+        ):
             inputs = {name: values[name] for name in node.input}
             (values[node.output[0]],) = ReferenceEvaluator(node).run(None, inputs)
         else:

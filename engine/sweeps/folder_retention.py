@@ -15,8 +15,6 @@ from schema.sweeps import SweepRecord, SweepState
 
 _log = logging.getLogger(__name__)
 
-_ENDED_WITHOUT = frozenset({SweepState.CANCELLED, SweepState.FAILED})
-
 
 class SweepRetention:
     """Cleans, expires and erases the folders below `root`; safe to use from several threads.
@@ -54,7 +52,7 @@ class SweepRetention:
             for record, folder in self._kept():
                 if record.id == busy:
                     continue
-                if record.state in _ENDED_WITHOUT:
+                if record.state in {SweepState.CANCELLED, SweepState.FAILED}:
                     folder.remove()
                 elif record.state is SweepState.PAUSED:
                     folder.drop_outputs()

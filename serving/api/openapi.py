@@ -270,13 +270,12 @@ def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
 
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
-_DOCUMENT = {**_KNOWN_DOCUMENT, "name": "Aileen Probe", "expires_on": "2036-01-31"}
 _PROBE = {"image": IMAGE_EXAMPLE}
 _FALSE_CANDIDATES = {"value": 0.1, "low": 0.05, "high": 0.2, "is_bound": False}
 
 _ENROLLMENT = {
     "outlet": "b1",
-    "document": _DOCUMENT,
+    "document": {**_KNOWN_DOCUMENT, "name": "Aileen Probe", "expires_on": "2036-01-31"},
     "msisdn": "+8613800138000",
     "live": IMAGE_EXAMPLE,
     "portrait": IMAGE_EXAMPLE,

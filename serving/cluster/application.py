@@ -27,7 +27,6 @@ from serving.deployment.models import (
 from serving.settings.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings.settings import require_home
 
-_ARGUMENTS = frozenset({"home", "config", "revision"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
 """An ended replica is detected within the period, one that hangs within the timeout."""
 
@@ -55,7 +54,7 @@ LOOK_BACK_S, UPSCALE_S = 12.0, 5.0
 def build(arguments: Mapping[str, Any]) -> Application:
     """The application of a Serve file: `home`, and `config` for another settings file; `revision`
     is of no meaning but that another one replaces every replica (`sosie serve-config`)."""
-    unknown = set(arguments) - _ARGUMENTS
+    unknown = set(arguments) - {"home", "config", "revision"}
     if unknown:
         raise RequestError(f"unknown arguments {', '.join(sorted(unknown))}: give home, config")
     home = arguments.get("home")

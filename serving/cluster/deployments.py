@@ -392,16 +392,13 @@ def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:
     return call_on_loop(send, asyncio.get_running_loop(), EMBEDDER_TIMEOUT_S)
 
 
-FindEmbedder = Callable[[], Awaitable[EmbedderStatus]]
-
-
 def _open_extractor(
     settings: Settings,
     handle: DeploymentHandle[Any] | None,
     meter: Meter,
     log: FilteringBoundLogger,
     opened: ExitStack,
-) -> tuple[Extractor, FindEmbedder]:
+) -> tuple[Extractor, Callable[[], Awaitable[EmbedderStatus]]]:
     """The extractor of an ingress, and what finds how its embedder is."""
     if handle is not None:
         remote = RemoteEmbedder(

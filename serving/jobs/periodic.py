@@ -116,7 +116,6 @@ def read_elapsed_s() -> float:
 
 CLOCK_FILE = "clock.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_KEEP_EVERY = timedelta(hours=1)
 
 
 class ClockWatch:
@@ -178,7 +177,7 @@ class ClockWatch:
         at, elapsed_s = self._looked_at
         if self._file is None:
             return
-        if self._kept is not None and timedelta() <= at - self._kept[0] <= _KEEP_EVERY:
+        if self._kept is not None and timedelta() <= at - self._kept[0] <= timedelta(hours=1):
             return
         try:
             kept = {"boot_id": _BOOT_ID.read_text().strip(), "at": at.isoformat()}

@@ -27,7 +27,6 @@ KEPT = tuple(
 )
 """What an answer tells is kept for the requests that follow."""
 PICTURES = ("picture", "other_picture")
-_ORDER = ("enrollments", *(tag for tag in TAGS if tag != "enrollments"))
 _VALUES = {
     "line": "+8613800138000",
     "outlet": "sandbox-1",
@@ -73,7 +72,7 @@ first, and the answer is any that the document has."""
 def build_collection(version: str) -> Json:
     """The collection; its variables are the address and the keys, which `sosie sandbox` prints."""
     folders = []
-    for tag in _ORDER:
+    for tag in ("enrollments", *(tag for tag in TAGS if tag != "enrollments")):
         found = [one for one in ENDPOINTS if one.tag == tag and one.method != "DELETE"]
         folders.append(_folder(tag, TAGS[tag], [_describe(one) for one in found]))
     last = [one for one in ENDPOINTS if one.method == "DELETE" and one.tag != "oversight"]

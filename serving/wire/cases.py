@@ -37,20 +37,12 @@ AskedState = Literal["open", "assigned", "proposed", "closed", "merged"]
 ShownOutcome = Annotated[str, known(*Outcome)]
 ShownState = Annotated[str, known(*CaseState)]
 ShownOrigin = Annotated[str, known(*CaseOrigin)]
-ShownNote = Annotated[str, known(*NoteKind)]
 Actor = Annotated[
     str,
     about(
         "as histories name people, `key:<id>` for a key of none; `me` for who asks",
         min_length=1,
         max_length=200,
-    ),
-]
-LineIds = Annotated[
-    tuple[Annotated[str, Meta(min_length=36, max_length=36)], ...],
-    about(
-        "lines to close, by id; another person must have proposed the same",
-        max_length=MAX_CLOSED_LINES,
     ),
 ]
 Codes = Annotated[tuple[Code, ...], Meta(max_length=50)]
@@ -110,7 +102,13 @@ class OutcomeRequest(RequestBody):
     seen_at: Annotated[
         Moment, about("`updated_at` of the case as it was looked at: 409 if it has changed since")
     ]
-    close_lines: LineIds = ()
+    close_lines: Annotated[
+        tuple[Annotated[str, Meta(min_length=36, max_length=36)], ...],
+        about(
+            "lines to close, by id; another person must have proposed the same",
+            max_length=MAX_CLOSED_LINES,
+        ),
+    ] = ()
     keep_lines: Annotated[
         bool,
         about(
@@ -164,9 +162,6 @@ class CasePerson(PrivateAnswer):
     number: Annotated[str, about("of the oldest line in use; empty where none is")]
 
 
-DueAt = Annotated[Moment | None, about("by its kind; null: never, or it is decided")]
-
-
 class ListedCase(Case):
     """A case of a queue, with what tells it from others."""
 
@@ -176,7 +171,7 @@ class ListedCase(Case):
     ]
     outlets: tuple[str, ...]
     lines: Annotated[int, about("in use, of all its documents")]
-    due_at: DueAt
+    due_at: Annotated[Moment | None, about("by its kind; null: never, or it is decided")]
     is_overdue: bool
     erasure_due_at: Annotated[
         Moment | None,
@@ -215,7 +210,7 @@ class CaseNote(PrivateAnswer):
 
     at: Moment
     actor: str
-    kind: ShownNote
+    kind: Annotated[str, known(*NoteKind)]
     text: str
 
 
@@ -319,7 +314,6 @@ class CaseReport(PrivateAnswer):
     ]
 
 
-ShownRestriction = Annotated[str, known(*Restriction)]
 ReasonText = Annotated[
     str,
     about(
@@ -375,7 +369,7 @@ class OutletPlace(AnswerBody):
 class OutletState(OutletPlace):
     """An outlet. While it is `restriction`ed it enrolls nobody, and attempts are counted."""
 
-    restriction: Annotated[ShownRestriction | None, about("null: it may enroll")]
+    restriction: Annotated[Annotated[str, known(*Restriction)] | None, about("null: it may enroll")]
     restricted_at: Moment | None
     restricted_by: str | None
     restricted_person: str | None

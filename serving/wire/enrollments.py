@@ -64,21 +64,13 @@ WhichPhotograph = Annotated[str, known(*reasons.Photograph)]
 
 
 _TAKEN = about(f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames")
-LivePhotograph = Annotated[Photograph | Frames, _TAKEN]
-AskedException = Annotated[
-    ExceptionCause,
-    about(
-        "why a photograph is missing or cannot be used: then two people decide, where the "
-        "carrier takes exceptions; see docs/people.md"
-    ),
-]
 
 
 class Guardian(RequestBody, kw_only=True):
     """Who answers for a minor. A portrait is needed unless the guardian is enrolled already."""
 
     document: Document
-    live: LivePhotograph
+    live: Annotated[Photograph | Frames, _TAKEN]
     portrait: Annotated[Photograph, about("the guardian's document's")] | None = None
     portrait_kind: SentKind | None = None
     live_point: FacePoint | None = None
@@ -124,7 +116,16 @@ class EnrollmentRequest(RequestBody, kw_only=True):
     ]
     liveness: LivenessToken | None = None
     guardian: Annotated[Guardian, about("who came with a minor")] | None = None
-    exception: AskedException | None = None
+    exception: (
+        Annotated[
+            ExceptionCause,
+            about(
+                "why a photograph is missing or cannot be used: then two people decide, where the "
+                "carrier takes exceptions; see docs/people.md"
+            ),
+        ]
+        | None
+    ) = None
     replaces: (
         Annotated[
             KnownDocument,
@@ -195,11 +196,6 @@ SeenFrames = Annotated[
 ]
 
 
-GuardianDocument = Annotated[
-    str | None, about("of who answers for a minor's line; null of everybody else")
-]
-
-
 class ShownConsent(GivenConsent, AnswerBody, kw_only=True):
     """The record of a consent."""
 
@@ -248,7 +244,9 @@ class Enrollment(AnswerBody):
     is_repeated: Annotated[bool, about("true for the stored answer of an earlier request")]
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
-    guardian_document_id: GuardianDocument = None
+    guardian_document_id: Annotated[
+        str | None, about("of who answers for a minor's line; null of everybody else")
+    ] = None
     other_ways: OtherWays = ()
     tries_left: TriesLeft = None
     folio: Annotated[

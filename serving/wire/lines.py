@@ -30,7 +30,6 @@ from serving.wire.fields import (
 from serving.wire.matching import Face
 
 LineStatus = Annotated[str, known(*LineState)]
-EventKind = Annotated[str, known(*LineEventKind)]
 
 
 Suspension = Annotated[
@@ -104,7 +103,7 @@ class EventReport(RequestBody):
 class LineEvent(AnswerBody):
     """What happened to a line, and who has told or done it."""
 
-    kind: EventKind
+    kind: Annotated[str, known(*LineEventKind)]
     at: Moment
     recorded_at: Moment
     cause: Annotated[

@@ -25,9 +25,6 @@ from serving.wire.fields import (
 
 MAX_NUMBER = 2**53 - 1
 
-ShownRole = Annotated[str, known(*Role)]
-ShownPhase = Annotated[str, known(*Phase)]
-ShownComparison = Annotated[str, known(*Comparison)]
 AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Exact = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -53,7 +50,7 @@ class Readiness(AnswerBody):
     the registrar cannot be reached."""
 
     is_ready: bool
-    phase: ShownPhase | None
+    phase: Annotated[str, known(*Phase)] | None
     checks: Annotated[
         dict[str, Check],
         about("store, models, registrar, gallery, anchor, accelerator, device, upkeep"),
@@ -82,7 +79,7 @@ class Credential(AnswerBody):
     """A key or a session, and what it is bound to."""
 
     key_id: str
-    role: ShownRole
+    role: Annotated[str, known(*Role)]
     carrier: str | None
     outlet: str | None
     person: Annotated[str | None, about("whose key it is: two keys of one are not two")]
@@ -128,7 +125,7 @@ class Curve(AnswerBody):
     Beyond the last point no rate is known, but that it is `fmr_bound` at most.
     """
 
-    comparison: ShownComparison
+    comparison: Annotated[str, known(*Comparison)]
     mated_pairs: int
     nonmated_pairs: int
     highest_nonmated: Annotated[float, about("the highest score that two strangers reached")]
@@ -305,7 +302,6 @@ class CertificateCheck(AnswerBody):
 
 SEALED_EXAMPLE = "AQAAAAAA"
 MOST_SEALED_BYTES = 24 * 2**20
-PlanDigest = Annotated[str, Meta(max_length=64)]
 
 
 class ImportChunk(RequestBody):
@@ -316,7 +312,7 @@ class ImportChunk(RequestBody):
         about("base64 in JSON, binary in MessagePack", min_length=1, max_length=MOST_SEALED_BYTES),
     ]
     planned: Annotated[
-        PlanDigest | None,
+        Annotated[str, Meta(max_length=64)] | None,
         about(
             "null: it is planned, and nothing is stored; the `digest` of a plan: it is stored, "
             "if the plan is still that one"

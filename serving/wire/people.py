@@ -124,19 +124,16 @@ class People(AnswerBody):
     expected_false_candidates: ExpectedFalseCandidates | None
 
 
-AskedStep = Annotated[
-    DeathStep,
-    about(
-        "`report` holds at once; another person confirms it, which closes the lines. One "
-        "contests a report, and another lifts it"
-    ),
-]
-
-
 class DeathRequest(RequestBody):
     """A step on a holder who is reported dead; a report names where it comes from."""
 
-    step: AskedStep
+    step: Annotated[
+        DeathStep,
+        about(
+            "`report` holds at once; another person confirms it, which closes the lines. One "
+            "contests a report, and another lifts it"
+        ),
+    ]
     source: DeathSource | None = None
 
     def __post_init__(self) -> None:

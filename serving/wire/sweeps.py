@@ -32,7 +32,6 @@ from serving.wire.matching import ExpectedFalseCandidates
 
 ShownScope = Annotated[str, known(*SweepScope)]
 ShownState = Annotated[str, known(*SweepState)]
-ShownKind = Annotated[str, known(*GroupKind)]
 
 
 class SweepsQuery(QueryString):
@@ -153,7 +152,7 @@ class RankedGroup(AnswerBody):
     """A group, and why it has its rank."""
 
     key: str
-    kind: ShownKind
+    kind: Annotated[str, known(*GroupKind)]
     risk: float
     terms: tuple[RiskTerm, ...]
 

@@ -65,9 +65,6 @@ ShownState = Annotated[str, known(*WebhookState)]
 Secret = Annotated[str, about("signs what is sent, by Standard Webhooks; it is not told again")]
 
 
-EventId = Annotated[str, Meta(max_length=36, examples=[ID_EXAMPLE])]
-
-
 class NewWebhook(RequestBody):
     """Where events are to be sent."""
 
@@ -96,7 +93,8 @@ class AskedAgain(RequestBody):
     """Which dead letters are tried again."""
 
     events: Annotated[
-        tuple[EventId, ...], about("by their ids; empty: all", max_length=MAX_EVENTS)
+        tuple[Annotated[str, Meta(max_length=36, examples=[ID_EXAMPLE])], ...],
+        about("by their ids; empty: all", max_length=MAX_EVENTS),
     ] = ()
 
 

@@ -48,7 +48,6 @@ KEYS_OF_CARRIER = 4
 """All keys of a carrier together may fail as often as so many that are no outlet's."""
 _KEY, _CARRIER, _ENDED, _FACES = "key", "carrier", "ended", "faces"
 _LATELY = timedelta(days=4)
-_OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
 
 @frozen
@@ -69,13 +68,10 @@ class Bound:
         return excess * self.each if excess > 0 else timedelta()
 
 
-NO_BOUND = Bound(0, timedelta(days=1))
-
-
 def find_bound(limits: Limits, name: str, caller: Caller) -> Bound:
     """The bound of a count, by how its name begins."""
     if caller.is_command:
-        return NO_BOUND
+        return Bound(0, timedelta(days=1))
     kind = name.partition(":")[0]
     of_holder, of_key = timedelta(hours=limits.holder_h), timedelta(hours=limits.key_h)
     failures = limits.key_failures if caller.outlet is None else limits.outlet_key_failures
@@ -198,7 +194,7 @@ def find_case(limits: Limits, registry: Reader, caller: Caller, name: str) -> Ne
     """The case to be opened about a count that is full; None where people have or had one lately,
     and for a document that nobody holds."""
     kind, document, *_ = name.split(":")
-    is_of_holder = kind in _OF_HOLDERS
+    is_of_holder = kind in {HOLDER_TALLY, SHOWN_TALLY}
     if is_of_holder and not is_id(document):
         return None
     key = f"{kind}:{document}" if is_of_holder else name

@@ -18,7 +18,6 @@ from serving.wire import oversight as wire
 from serving.wire.fields import of_record
 from serving.wire.oversight import Check
 
-RETRY_AFTER = {"Retry-After": "2"}
 CHECK_TIMEOUT_S = 2.0
 READY_KEPT_S, UNREADY_KEPT_S = 0.5, 0.1
 """How long an answer serves for those who ask next: nobody needs a key to ask."""
@@ -34,7 +33,7 @@ async def read_readiness(parts: Parts, _: Request) -> Answer:
     watermark. False while it starts, replays and stops.
     """
     found = await _readiness_of(parts).check()
-    return Answer(found) if found.is_ready else Answer(found, 503, RETRY_AFTER)
+    return Answer(found) if found.is_ready else Answer(found, 503, {"Retry-After": "2"})
 
 
 async def read_version(parts: Parts, _: Request) -> wire.Version:
