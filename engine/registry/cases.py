@@ -276,7 +276,7 @@ CROPS = table_of(
 STATE_OF_NAMED = (
     select(CASES.c.state).where(CASES.c.id == CASE_DOCUMENTS.c.case_id).scalar_subquery()
 )
-_NAMED_CROPS = select(CROPS.c.id, CROPS.c.kept_until, CROPS.c.case_days).where(
+_NAMED_CROPS = select(*CROPS.c["id", "kept_until", "case_days"]).where(
     CROPS.c.document_id.in_(KEYS), CROPS.c.case_days.is_not(None)
 )
 _KEEP_CROP = (

@@ -132,7 +132,7 @@ class EnrollmentRecord(Write):
 ENROLLMENTS = table_of(
     "enrollments", EnrollmentRecord, CheckConstraint(one_of("decision", Decision), name="decision")
 )
-Index("ix_enrollments_outlet", ENROLLMENTS.c.outlet, ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
+Index("ix_enrollments_outlet", *ENROLLMENTS.c["outlet", "created_at", "id"])
 partial_index(
     "ix_enrollments_rejected", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REJECTED
 )

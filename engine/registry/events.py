@@ -127,9 +127,7 @@ class Event:
     queue: str
 
 
-_NEWEST = (
-    select(EVENTS.c.number, EVENTS.c.id, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
-)
+_NEWEST = select(*EVENTS.c["number", "id", "line_id"]).order_by(EVENTS.c.number.desc()).limit(1)
 
 
 def find_last(connection: Connection) -> int:

@@ -263,16 +263,13 @@ REVERIFICATIONS = table_of("reverifications", Reverification)
 Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
 partial_index(
     "ix_reverifications_due",
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
+    *REVERIFICATIONS.c["next_step_at", "id"],
     where="next_step_at IS NOT NULL",
 )
 # Of each campaign, and of rules, by themselves: so none has to wait behind another's.
 partial_index(
     "ix_reverifications_campaign",
-    REVERIFICATIONS.c.campaign_id,
-    REVERIFICATIONS.c.next_step_at,
-    REVERIFICATIONS.c.id,
+    *REVERIFICATIONS.c["campaign_id", "next_step_at", "id"],
     where="next_step_at IS NOT NULL",
 )
 
@@ -304,7 +301,7 @@ def line_of(vault: Vault, row: AnyRow) -> LineRecord:
     return read_as(LineRecord, require_authentic(vault, LINES, row), msisdn=None)
 
 
-_PLACES = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id)
+_PLACES = select(*LINES.c["id", "carrier", "document_id"])
 _PLACES_OF = _PLACES.where(LINES.c.id.in_(KEYS))
 IN_USE_UNDER = _PLACES.where(LINES.c.document_id == bindparam("key"), IS_IN_USE).order_by(
     LINES.c.id
@@ -336,7 +333,7 @@ _LINES_IN_USE_OF = _LINES_OF_EACH.where(IS_IN_USE)
 _NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
 
 _EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
-_IN_ORDER = (LINE_EVENTS.c.at, LINE_EVENTS.c.recorded_at, LINE_EVENTS.c.id)
+_IN_ORDER = tuple(LINE_EVENTS.c["at", "recorded_at", "id"])
 _newest_first = func.row_number().over(
     partition_by=LINE_EVENTS.c.line_id, order_by=[one.desc() for one in _IN_ORDER]
 )

@@ -202,8 +202,7 @@ _PROOFS = (
 )
 _COUNTS = (
     select(
-        EXCEPTIONS.c.outlet,
-        EXCEPTIONS.c.carrier,
+        *EXCEPTIONS.c["outlet", "carrier"],
         func.count().label("asked"),
         func.count(EXCEPTIONS.c.decided_at).label("decided"),
         func.count(EXCEPTIONS.c.line_id).label("granted"),

@@ -276,10 +276,7 @@ def require_unit(templates: Floats, dim: int) -> None:
 
 _TEMPLATES = select(REFERENCES).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
 _SECOND_TEMPLATES = select(
-    REFERENCES.c.id,
-    REFERENCES.c.document_id,
-    REFERENCES.c.second_template,
-    REFERENCES.c.second_model_digest,
+    *REFERENCES.c["id", "document_id", "second_template", "second_model_digest"]
 ).where(REFERENCES.c.id.in_(KEYS), IS_LIVE, REFERENCES.c.second_template.is_not(None))
 _MISSING_SECOND = (
     select(REFERENCES.c.id)
@@ -288,17 +285,12 @@ _MISSING_SECOND = (
     .limit(bindparam("page"))
 )
 _TEMPLATES_OF = (
-    select(REFERENCES.c.id, REFERENCES.c.document_id, REFERENCES.c.template)
+    select(*REFERENCES.c["id", "document_id", "template"])
     .where(REFERENCES.c.document_id.in_(KEYS), IS_LIVE)
     .order_by(REFERENCES.c.id)
 )
 _REFERENCE_PAGE = (
-    select(
-        REFERENCES.c.id,
-        REFERENCES.c.document_id,
-        REFERENCES.c.template,
-        REFERENCES.c.added_sequence,
-    )
+    select(*REFERENCES.c["id", "document_id", "template", "added_sequence"])
     .where(
         tuple_(REFERENCES.c.added_sequence, REFERENCES.c.id)
         > tuple_(bindparam("sequence"), bindparam("id")),

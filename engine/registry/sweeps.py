@@ -144,14 +144,7 @@ class SweepReader(RecordSource):
 OWNERS_PER_PAGE = 50_000
 _ID_BYTES = 36
 _LINES_OF = (
-    select(
-        LINES.c.document_id,
-        LINES.c.id,
-        LINES.c.carrier,
-        LINES.c.outlet,
-        LINES.c.opened_at,
-        LINES.c.status,
-    )
+    select(*LINES.c["document_id", "id", "carrier", "outlet", "opened_at", "status"])
     .where(LINES.c.document_id.in_(KEYS))
     .order_by(LINES.c.opened_at, LINES.c.id)
 )
