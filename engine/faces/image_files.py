@@ -156,7 +156,7 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
         kind = sniff_format(data)
         match kind:
             case "JPEG":
-                for part in _list_segments(data, MAX_LEADING_SEGMENTS):
+                for part in _list_segments(data):
                     if part.marker in _FRAMES:
                         frame = _Frame.of(data, part)
                         return kind, frame.width * frame.height, frame.is_progressive
@@ -210,9 +210,10 @@ class _Segment(NamedTuple):
     end: int
 
 
-def _list_segments(data: bytes, most: int, place: int = 2) -> Iterator[_Segment]:
+def _list_segments(data: bytes) -> Iterator[_Segment]:
     """The segments up to the end, the first with a scan included; gaps hold padding alone."""
-    for _ in range(most):
+    place = 2
+    for _ in range(MAX_LEADING_SEGMENTS):
         found = _MARKER.search(data, place)
         if found is None or data[place : found.start()].strip(b"\xff"):
             raise damaged()
@@ -264,7 +265,7 @@ class _Frame:
 def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
     """The header of a JPEG; what follows its end (phones append video there) is left away."""
     kept, frame, orientation, pictures = [data[:2]], None, 1, 1
-    for part in _list_segments(data, MAX_LEADING_SEGMENTS):
+    for part in _list_segments(data):
         if part.marker == _SCAN:
             break
         if part.marker in _OTHER_FRAMES:

@@ -137,9 +137,9 @@ def connect(url: str, dim: int = 0) -> Engine:
 
 
 @contextmanager
-def connected(url: str, dim: int = 0) -> Iterator[Engine]:
+def connected(url: str) -> Iterator[Engine]:
     """`connect`, and no connection is left when the block ends."""
-    engine = connect(url, dim)
+    engine = connect(url)
     try:
         yield engine
     finally:

@@ -194,7 +194,15 @@ class SnapshotManifest(Struct, frozen=True, forbid_unknown_fields=True):
                 f"the snapshot is of another {', '.join(other)}; rebuild it from the store"
             )
         _, _, digest, seal = _split(content)
-        if unseal(sealer, seal, _SEAL_CONTEXT, "manifest") != digest:
+        try:
+            opened = sealer.open(seal, _SEAL_CONTEXT)
+        except MemoryError:
+            raise
+        except Exception as fault:
+            raise SnapshotDamaged(
+                "the snapshot's manifest does not open; rebuild the snapshot from the store"
+            ) from fault
+        if opened != digest:
             raise SnapshotDamaged("the snapshot's manifest is not the sealed one; rebuild it")
 
 
@@ -215,18 +223,6 @@ def unseal_file(sealer: Sealer, entry: FileEntry) -> FileSeal:
     except Exception as fault:
         raise SnapshotDamaged(
             "the snapshot has a file under a key that we do not have; rebuild it from the store"
-        ) from fault
-
-
-def unseal(sealer: Sealer, sealed: bytes, context: bytes, what: str) -> bytes:
-    """The sealed bytes; `SnapshotDamaged` where the sealer refuses."""
-    try:
-        return sealer.open(sealed, context)
-    except MemoryError:
-        raise
-    except Exception as fault:
-        raise SnapshotDamaged(
-            f"the snapshot's {what} does not open; rebuild the snapshot from the store"
         ) from fault
 
 

@@ -124,10 +124,10 @@ def _read_living(processes: Iterable[psutil.Process]) -> Iterator[Process]:
             yield Process(one.pid, tuple(filter(None, one.cmdline())))
 
 
-def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
+def end_descendants(pid: int) -> list[int]:
     """Kills every descendant of `pid`, this process, a subreaper, until none is left; returns those
-    alive at the timeout."""
-    deadline = time.monotonic() + timeout_s
+    alive after ten seconds."""
+    deadline = time.monotonic() + 10
     while True:
         doomed = [process.pid for process in list_descendants(pid)]
         for one in doomed:

@@ -293,7 +293,7 @@ class SandboxRegistrar(RegistrarClient):
         place = _SHOWN[method]
         given: HolderFace = arguments[place]
         record = _find_holder(opened, method, arguments)
-        is_anybody = _is_face(opened, given.face.vector, ANYBODY)
+        is_anybody = _is_anybody(opened, given.face.vector)
         if record is None or not record.reference_ids or not is_anybody:
             return arguments
         reference = opened.gallery.vectors(np.array(record.reference_ids[:1], np.int64))[0]
@@ -349,8 +349,8 @@ def _name(checked: CheckedDocument) -> str:
     return f"{checked.type} {checked.number}"
 
 
-def _is_face(opened: OpenRegistry, vector: Vector, name: str) -> bool:
-    return bool(vector @ _find_face(opened, name) > 0.5)
+def _is_anybody(opened: OpenRegistry, vector: Vector) -> bool:
+    return bool(vector @ _find_face(opened, ANYBODY) > 0.5)
 
 
 def _choose_face(opened: OpenRegistry, outcome: Outcome, own: Vector, name: str) -> Vector:
@@ -417,7 +417,7 @@ def _show_face(
     opened: OpenRegistry, sample: Sample, vector: Vector, reason: Reason | None = None
 ) -> Sample:
     """A sample of anybody with another face, and with what is wrong with it."""
-    if sample.vector is None or not _is_face(opened, sample.vector, ANYBODY):
+    if sample.vector is None or not _is_anybody(opened, sample.vector):
         return sample
     if reason is None or reason.row.about is not About.PHOTOGRAPH:
         return replace(sample, vector=vector)
