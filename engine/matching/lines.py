@@ -75,9 +75,9 @@ def unblock_document(call: WriterCall, document: Document, actor: str) -> str:
     return record.id
 
 
+@on_writer
 def withdraw_consent(
-    registrar: Runner,
-    registry: Reader,
+    call: WriterCall,
     target: Document | str,
     actor: str,
     carrier: str | None = None,
@@ -93,36 +93,33 @@ def withdraw_consent(
 
     `NotFound` as in `find_erasable`.
     """
-
-    def perform(writer: Writer, now: datetime) -> ErasureState:
-        asked_of = find_target(registry, target, now.date())
-        standing = registry.people.standing([asked_of.id])
-        newest = asked_of.id if is_earlier else standing.newest(asked_of.id)
-        record = asked_of if newest == asked_of.id else registry.document(newest)
-        tenants = find_tenants(registry, asked_of) | find_tenants(registry, record)
-        if carrier is not None and carrier not in tenants:
-            raise NotFound(NOBODY)
-        carriers = sorted({*tenants, ""}) if carrier is None else [carrier]
-        entry = AuditEntry(actor, CONSENT_WITHDRAWN, record.id, {"carriers": carriers})
-        writes: list[Write] = [entry, ConsentChange(record.id, carriers, is_withdrawn=True)]
-        if record.awaits_erasure:
-            writer.commit(writes)
-            return ErasureState(record.id, scope=record.erasure_scope or ErasureScope.HOLDER)
-        if _is_shared(registry, record, carriers):
-            # The same person's earlier documents have faces of their own.
-            earlier = sorted(standing.kin(record.id) - {record.id})
-            writes += [ConsentChange(one, carriers, is_withdrawn=True) for one in earlier]
-            writes += [FaceErasure(one, carrier) for one in (record.id, *earlier)]
-            writer.commit(writes)
-            return ErasureState(record.id, scope=ErasureScope.FACE, is_shared=True)
-        cases = find_holding(registry, record, carrier)
-        due_at = now + hold if cases else now
-        note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
-        asked = AskedErasure(record.id, actor, due_at, ErasureScope.FACE)
-        writer.commit([*writes, asked, *tell_cases(cases, note)])
-        return ErasureState(record.id, scope=ErasureScope.FACE)
-
-    return registrar.run(perform)
+    registry, now = call.registry, call.now
+    asked_of = find_target(registry, target, now.date())
+    standing = registry.people.standing([asked_of.id])
+    newest = asked_of.id if is_earlier else standing.newest(asked_of.id)
+    record = asked_of if newest == asked_of.id else registry.document(newest)
+    tenants = find_tenants(registry, asked_of) | find_tenants(registry, record)
+    if carrier is not None and carrier not in tenants:
+        raise NotFound(NOBODY)
+    carriers = sorted({*tenants, ""}) if carrier is None else [carrier]
+    entry = AuditEntry(actor, CONSENT_WITHDRAWN, record.id, {"carriers": carriers})
+    writes: list[Write] = [entry, ConsentChange(record.id, carriers, is_withdrawn=True)]
+    if record.awaits_erasure:
+        call.commit(*writes)
+        return ErasureState(record.id, scope=record.erasure_scope or ErasureScope.HOLDER)
+    if _is_shared(registry, record, carriers):
+        # The same person's earlier documents have faces of their own.
+        earlier = sorted(standing.kin(record.id) - {record.id})
+        writes += [ConsentChange(one, carriers, is_withdrawn=True) for one in earlier]
+        writes += [FaceErasure(one, carrier) for one in (record.id, *earlier)]
+        call.commit(*writes)
+        return ErasureState(record.id, scope=ErasureScope.FACE, is_shared=True)
+    cases = find_holding(registry, record, carrier)
+    due_at = now + hold if cases else now
+    note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
+    asked = AskedErasure(record.id, actor, due_at, ErasureScope.FACE)
+    call.commit(*writes, asked, *tell_cases(cases, note))
+    return ErasureState(record.id, scope=ErasureScope.FACE)
 
 
 def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]) -> bool:
