@@ -76,10 +76,10 @@ by carrier; of the `keys` that an ingress has admitted, with the numbers of thei
 KEPT_MIN = 10
 """How long a key stays known after its last answer, and an address after its last request."""
 STANDING_SHARE, LATE_MS, SAMPLED_MS = 0.25, 200, "proc.sosie_sampled_ms"
-"""So much of a bound holds after a refusal by it, until a second has passed without one: a burst
-waits for its turn, and a queue that stands would make all answers late (as CoDel has it, RFC 8289).
-Enrollments may be coming still, which costs no core: of these only while the last photographs took
-so long."""
+"""So much of a bound, one at least, holds after a refusal by it, until a second has passed without
+one: a burst waits for its turn, and a queue that stands would make all answers late (as CoDel has
+it, RFC 8289). Enrollments may be coming still, which costs no core: of these only while the last
+photographs took so long."""
 
 
 class TemplateChanged(Exception):
@@ -423,7 +423,7 @@ def _refuse(rule: str, of: str, where: str, count: str, most: int, slot: int) ->
     """Rules that refuse what is above `most`, or above a share of it while the tracked `slot`
     counts refusals and, but for matches, photographs wait."""
     late = "" if of == "match" else f" {{ var({SAMPLED_MS}) -m int gt {LATE_MS} }}"
-    over, share = f"{where} {{ {count} gt {most} }}", int(most * STANDING_SHARE)
+    over, share = f"{where} {{ {count} gt {most} }}", max(1, int(most * STANDING_SHARE))
     stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}{late}"
     yield f"http-request sc-inc-gpc0({slot}) if {over} || {stands}"
     yield f"{rule} if {over} || {stands}"

@@ -109,6 +109,15 @@ def test_after_a_refusal_a_share_of_the_bound_of_matches_holds_until_none_follow
         proxied.release(held)
 
 
+def test_of_the_smallest_bound_one_passes_right_after_a_refusal(tmp_path_factory) -> None:
+    config, asked = replace(CONFIG, match_ongoing=2, key_share=0.5), ("/v1/match", "POST")
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        held = proxied.hold(1, *asked)
+        assert proxied.ask(*asked)[0] == 429
+        proxied.release(held)
+        assert proxied.ask(*asked)[0] == 200
+
+
 @pytest.mark.parametrize("sampled_ms", [100, 900])
 def test_of_enrollments_it_holds_only_while_photographs_take_long(
     tmp_path_factory, sampled_ms: int
