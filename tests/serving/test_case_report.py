@@ -264,11 +264,8 @@ def test_a_list_of_people_is_masked_unless_revealed_and_audited(
     assert sosie(*made, "--reveal").code == 0
     assert "Member 1" in file.read_text("utf-8")
     entry = [one.entry for one in desk.store.audit_entries()][-1]
-    assert (entry.action, entry.detail["people"], entry.detail["revealed"]) == (
-        "list.made",
-        1,
-        True,
-    )
+    told = entry.action, entry.detail["people"], entry.detail["revealed"]
+    assert told == ("list.made", 1, True)
     assert len(entry.detail["documents"]) == 3
     assert "asked" not in entry.detail
     outlets = sosie("statutory", "outlets", tmp_path / "o.parquet", "--home", desk.home, "--json")

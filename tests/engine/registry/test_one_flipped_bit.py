@@ -198,8 +198,7 @@ class World:
         judged = make_pair(
             document, other, outcome=Outcome.MISTAKE, case_id=case.id, sweep_id=sweep.id
         )
-        scored = {"left_attempt_score": 0.5, "right_attempt_score": 0.5}
-        judged = replace(judged, sequence=1, **scored)
+        judged = replace(judged, sequence=1, left_attempt_score=0.5, right_attempt_score=0.5)
         crop = make_crop(attempt, days=900, document_id=document, received_at=now, case_days=9)
         face = np.random.default_rng(900 + place).standard_normal((1, DIM)).astype(np.float32)
         face = vault.rotate(face / np.linalg.norm(face))[0]
