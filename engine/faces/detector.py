@@ -75,17 +75,13 @@ class DetectedFace:
     landmarks_px: Floats
     score: float
 
-    def scale(self, factor: float) -> DetectedFace:
-        """The face in a picture that is so many times as large."""
-        x, y, width, height = (side * factor for side in self.box_px)
+    def scale(self, by: float | Floats) -> DetectedFace:
+        """The face in a picture that is so many times as large, or float32[2] times as wide and as
+        high."""
+        box = np.array(self.box_px) * np.resize(by, 4)
         return DetectedFace(
-            (x, y, width, height), self.landmarks_px * np.float32(factor), self.score
+            _as_box(box), self.landmarks_px * np.asarray(by, np.float32), self.score
         )
-
-    def stretch(self, by: Floats) -> DetectedFace:
-        """The face in a picture float32[2] times as wide and as high."""
-        box = np.array(self.box_px, dtype=np.float32) * np.tile(by, 2)
-        return DetectedFace(_as_box(box), self.landmarks_px * by, self.score)
 
     def move(self, matrix: Doubles) -> DetectedFace:
         """The face where a similarity float64[2, 3] takes it."""
@@ -149,7 +145,8 @@ class FaceDetector:
 
         The main one is as it is found when it is turned upright; with a `point`, in shares of the
         picture, it is the one there, and without one there nothing is found. Of the sizes of the
-        picture only the `attempts` are tried; only at the first is the whole picture turned.
+        picture only the `attempts` are tried; beyond the first the whole picture is turned only
+        where it shows no face.
         """
         longer = max(pixels.shape[:2])
         tried = 0
@@ -158,7 +155,7 @@ class FaceDetector:
             if side == tried:
                 continue
             tried = side
-            faces = self._detect_at(pixels, side / longer, wanted == self.first_side_px, point)
+            faces = self._detect_at(pixels, side / longer, point)
             if faces:
                 return faces
         return ()
@@ -184,7 +181,7 @@ class FaceDetector:
         return level if level is not None and level.score >= seen.score - _SCORE_SLACK else seen
 
     def _detect_at(
-        self, pixels: Pixels, scale: float, may_turn: bool, point: Sequence[float] | None
+        self, pixels: Pixels, scale: float, point: Sequence[float] | None
     ) -> tuple[DetectedFace, ...]:
         height, width = pixels.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -193,6 +190,7 @@ class FaceDetector:
         view = _View(picture, self._look(picture))
         hidden_deg = _HIDDEN_DEG
         if view.score < self._config.weak_score:
+            may_turn = max(size) <= self.first_side_px or not view.faces
             view = self._try_turns(view) if may_turn else view
             hidden_deg = () if may_turn else (*_SLANTED_DEG, *_QUARTERS_DEG, *_HANGING_DEG)
         if not view.faces:
@@ -202,7 +200,7 @@ class FaceDetector:
             return ()
         faces[main] = self._level(view, faces[main], hidden_deg)
         stretch = np.array([width / size[0], height / size[1]], dtype=np.float32)
-        return tuple(face.stretch(stretch) for face in faces)
+        return tuple(face.scale(stretch) for face in faces)
 
     def _look(self, picture: Pixels) -> tuple[DetectedFace, ...]:
         """The faces of a picture as it is."""
@@ -222,10 +220,13 @@ class FaceDetector:
     def _try_turns(self, view: _View) -> _View:
         """The turn of the picture in which its main face scores best.
 
-        A picture in which no quarter turn shows a face has none: a slanted one is found in one.
+        A picture in which no quarter turn shows a face has none: a slanted one is found in one. Of
+        a large one that shows none, where turns cost more, only the usual slants are tried.
         """
         groups = [_SLANTED_DEG, _QUARTERS_DEG, _HANGING_DEG]
-        if not view.faces:
+        if max(view.picture.shape) > self.first_side_px:
+            groups = [_SLANTED_DEG]
+        elif not view.faces:
             groups[:2] = _QUARTERS_DEG, _SLANTED_DEG
         for turns_deg in groups:
             turned = [self._turn(view.picture, turn_deg) for turn_deg in turns_deg]
@@ -241,7 +242,7 @@ class FaceDetector:
         height, width = picture.shape[:2]
         cosine, sine = (abs(ratio(math.radians(turn_deg))) for ratio in (math.cos, math.sin))
         span_px = (width * cosine + height * sine, width * sine + height * cosine)
-        scale = min(1.0, self.first_side_px / max(span_px))
+        scale = min(1.0, max(self.first_side_px, height, width) / max(span_px))
         size_px = tuple(max(1, round(side * scale)) for side in span_px)
         centre = ((width - 1) / 2, (height - 1) / 2)
         return self._look_through(picture, turn_deg, scale, centre, size_px)

@@ -97,7 +97,7 @@ def test_picture_without_a_face_is_an_extraction_with_its_reason(extractor, enco
         assert getattr(faceless, name) is None
 
 
-@pytest.mark.parametrize("angle_deg", [-30, -20, 10, 15, 20])
+@pytest.mark.parametrize("angle_deg", [-30, -20, 10, 15, 20, 30])
 def test_a_small_face_on_a_card_that_lies_askew_is_turned_upright(
     extractor, portrait, astronaut, encode, angle_deg: int
 ) -> None:
