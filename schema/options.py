@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from schema import frozen
-from schema.people import ProofWay
+from schema.people import Channel, ProofWay
 from schema.phases import CropScope
 from schema.reasons import LivenessLevel, LivenessMode, LivenessUse, PhotographKind
 
@@ -269,7 +269,7 @@ class LivenessRules:
     enrollment: LivenessMode | None = None
     verification: LivenessMode | None = None
     issuers: tuple[str, ...] = option((), "who may sign for its subscribers; empty: every issuer")
-    at_least: Mapping[LivenessUse, tuple[LivenessLevel, ...]] = field(
+    at_least: Mapping[LivenessUse | Channel, tuple[LivenessLevel, ...]] = field(
         default_factory=dict,
         metadata={"description": "the levels of its results, where they differ"},
     )

@@ -33,6 +33,7 @@ from indexes.segmented.merging import narrowed
 from schema import frozen
 from schema.decisions import Comparison
 from schema.events import WebhookState
+from schema.people import Channel
 from schema.reasons import LivenessUse
 from serving.deployment.deployment import SNAPSHOT_AFTER, Deployment
 from serving.deployment.models import (
@@ -385,7 +386,8 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"
     elif stray := _find_strays(deployment):
-        detail += f"; no limit of a channel holds for {', '.join(stray)}: there is no such outlet"
+        named = ", ".join(stray)
+        detail += f"; no limit or level of a channel holds for {named}: there is no such outlet"
         advice = "mend [lines] channels"
     elif old := rules.list_old(utc_now().date()):
         detail += f"; nobody has read the source of {', '.join(old)} for six months"
@@ -394,9 +396,12 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _find_strays(deployment: Deployment) -> list[str]:
-    """Channels without an outlet, and outlets that there are not: no limit holds for them."""
+    """Channels without an outlet, and outlets that there are not: no limit or level of liveness
+    holds for them."""
     rules, channels = deployment.line_rules, deployment.settings.lines.channels
     limited = {key for one in (rules.usual, *rules.own.values()) for key in one.channel_limits}
+    levels = [key for one in deployment.liveness.terms.rules.values() for key in one.at_least]
+    limited |= {key for key in levels if isinstance(key, Channel)}
     unknown = {*channels}.difference(deployment.store.outlets([*channels]))
     return sorted(limited.difference(channels.values()) | unknown)
 

@@ -615,7 +615,8 @@ async def take_holder_face(
     `subject` is whom the call is about, as such evidence names it. Beside a `portrait` it is a
     photograph of its own, as at an enrollment."""
     frames = [] if probe.image is None else list_frames(probe.image)
-    made_for = (LivenessUse.VERIFICATION, subject, scope_of(request.caller), utc_now())
+    whose = (scope_of(request.caller), request.caller.outlet)
+    made_for = (LivenessUse.VERIFICATION, subject, *whose, utc_now())
     check = partial(parts.liveness.check, token, frames, probe.point is not None, *made_for)
     # Only a signature takes a while.
     liveness = await asyncio.to_thread(check) if token else check()

@@ -215,7 +215,8 @@ def _take_photographs(
     known = deployment.store.outlets([asked.outlet]).get(asked.outlet)
     carrier = asked.carrier or (known.carrier if known else "")
     files = [path.read_bytes() for path, is_live in zip(paths, judged, strict=True) if is_live]
-    made_for = (LivenessUse.ENROLLMENT, name_document(asked.document), carrier, utc_now())
+    whose = (name_document(asked.document), carrier, asked.outlet)
+    made_for = (LivenessUse.ENROLLMENT, *whose, utc_now())
     is_pointed = chosen.live_point is not None
     request = replace(
         show_faces(asked, faces),

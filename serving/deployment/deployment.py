@@ -312,6 +312,7 @@ class Deployment(Closing):
             timedelta(seconds=settings.max_age_s),
             frozenset(settings.must_name),
             judge_terms(self.settings),
+            self.settings.lines.channels,
         )
         return LivenessChecker(terms, issuers, self._audience)
 

@@ -120,10 +120,10 @@ class LivenessSettings(Section):
         "what a result must be made for, beside its photographs: claims that none goes without, as "
         '["use", "document_sha256"]; one that is there must fit in any case',
     )
-    at_least: dict[LivenessUse, tuple[LivenessLevel, ...]] = setting(
+    at_least: dict[LivenessUse | Channel, tuple[LivenessLevel, ...]] = setting(
         {},
-        'levels that a result must tell, by use, as { enrollment = ["iso30107-3:2", '
-        '"cen18099:high"] }; a higher one of the standard will do',
+        "levels that a result must tell, by use and by channel ([lines] channels), as { enrollment "
+        '= ["iso30107-3:2"], online = ["cen18099:high"] }; a higher one of the standard will do',
     )
     issuers: dict[str, LivenessIssuer] = setting(
         {}, 'by `iss`, as { capture = { keys = "capture.json" } }'

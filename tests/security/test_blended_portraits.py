@@ -137,7 +137,7 @@ class Lab:
         """What a true result for the first of these frames is worth."""
         digest = hashlib.sha256(frames[0].data).hexdigest()
         token = sign(jti=uuid.uuid4().hex, live_sha256=digest)
-        of = (LivenessUse.ENROLLMENT, name_document(document), carrier, NOW)
+        of = (LivenessUse.ENROLLMENT, name_document(document), carrier, None, NOW)
         return self.deployment.liveness.check(token, [one.data for one in frames], False, *of)
 
     def ask(

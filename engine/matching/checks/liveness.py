@@ -32,6 +32,7 @@ from schema import frozen
 from schema.actors import Caller
 from schema.decisions import Finding, RecordedLiveness
 from schema.options import LivenessRules
+from schema.people import Channel
 from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason, is_level_reached
 
 
@@ -50,6 +51,8 @@ class LivenessTerms:
     must_name: frozenset[str] = frozenset()
     """Of `use` and `document_sha256`: claims that no result goes without."""
     judge: JudgeTerms | None = None
+    channels: Mapping[str, Channel] = field(default_factory=dict)
+    """By which people come to an outlet."""
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """The mode of a carrier's requests; None is one that asks about all."""
@@ -61,12 +64,16 @@ class LivenessTerms:
         allowed = self.rules[carrier].issuers if carrier in self.rules else ()
         return not allowed or issuer in allowed
 
-    def is_weak(self, claims: _Claims, use: LivenessUse, carrier: str | None) -> bool:
-        """True where a level that is asked for is not reached by what the result tells."""
-        given = [one.at_least for one in self._rules_of(carrier)]
-        asked = next((levels[use] for levels in given if use in levels), ())
-        told = (claims.level, claims.iad)
-        return not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked)
+    def is_weak(
+        self, claims: _Claims, use: LivenessUse, carrier: str | None, outlet: str | None
+    ) -> bool:
+        """True where a level that use or channel asks for is not reached by what a result tells."""
+        given, told = self._rules_of(carrier), (claims.level, claims.iad)
+        for asking in (use, self.channels.get(outlet or "")):
+            asked = next((one.at_least[asking] for one in given if asking in one.at_least), ())
+            if not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked):
+                return True
+        return False
 
     def _rules_of(self, carrier: str | None) -> list[LivenessRules]:
         return [self.rules[one] for one in (carrier, None) if one in self.rules]
@@ -121,6 +128,7 @@ class LivenessChecker:
         use: LivenessUse,
         subject: str,
         carrier: str | None,
+        outlet: str | None,
         now: datetime,
     ) -> RecordedLiveness | None:
         """The result that came with a live photograph, or its frames, perhaps with a point of the
@@ -140,7 +148,7 @@ class LivenessChecker:
         problem = self._find_problem(claims, () if is_pointed else photographs, use, subject, now)
         # A detector that is not good enough brings no review by being unsure, either.
         is_settled = problem not in (None, Reason.LIVENESS_UNCERTAIN)
-        if not is_settled and self.terms.is_weak(claims, use, carrier):
+        if not is_settled and self.terms.is_weak(claims, use, carrier, outlet):
             problem = Reason.LIVENESS_WEAK
         return RecordedLiveness(
             mode,

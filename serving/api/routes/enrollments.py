@@ -130,7 +130,8 @@ def _read_request(
     # One result names the frames of all who were before the camera.
     judged = [frame for name in _LIVE if name in faces for frame in faces[name][0]]
     is_pointed = any(one is not None and one.live_point for one in (body, body.guardian))
-    made_for = (is_pointed, LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
+    whose = (name_document(document), carrier, outlet)
+    made_for = (is_pointed, LivenessUse.ENROLLMENT, *whose, utc_now())
     asked = EnrollmentRequest(
         idempotency_key=key,
         carrier=carrier,

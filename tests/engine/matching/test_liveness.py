@@ -28,6 +28,7 @@ from engine.retention.job import DirectRunner, run_retention
 from schema.actors import Caller
 from schema.decisions import RecordedLiveness
 from schema.options import NO_LIMITS, LivenessRules, PeopleRules
+from schema.people import Channel
 from schema.phases import Retained
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, card
@@ -82,10 +83,14 @@ def checker(tmp_path_factory) -> LivenessChecker:
 
 
 def check(
-    checker: LivenessChecker, token: str | None, *photographs: bytes
+    checker: LivenessChecker,
+    token: str | None,
+    *photographs: bytes,
+    carrier: str = "blue",
+    outlet: str = "b1",
 ) -> RecordedLiveness | None:
-    use = LivenessUse.ENROLLMENT
-    return checker.check(token, photographs or (LIVE,), False, use, "passport:P1", "blue", NOW)
+    given = (LivenessUse.ENROLLMENT, "passport:P1", carrier, outlet, NOW)
+    return checker.check(token, photographs or (LIVE,), False, *given)
 
 
 def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes) -> Reason | None:
@@ -98,15 +103,18 @@ def unsigned(header: object) -> str:
     return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
-def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_not(
+def test_a_level_below_what_carrier_use_and_channel_ask_for_is_weak_and_a_higher_one_is_not(
     tmp_path,
 ) -> None:
     enrollment, asked = LivenessUse.ENROLLMENT, ("iso30107-3:2", "cen18099:substantial")
+    usual = {enrollment: ("iso30107-3:3",), Channel.ONLINE: ("cen18099:high",)}
     rules = {
-        None: replace(RULES, at_least={enrollment: ("iso30107-3:3",)}),
+        None: replace(RULES, at_least=usual),
         "blue": LivenessRules(at_least={enrollment: asked}),
+        "green": LivenessRules(at_least={enrollment: (), Channel.ONLINE: ("iso30107-3:1",)}),
     }
-    checker = make_checker(tmp_path, LivenessTerms(rules))
+    terms = LivenessTerms(rules, channels={"web": Channel.ONLINE, "shop": Channel.OUTLET})
+    checker = make_checker(tmp_path, terms)
     for level, iad, problem in (
         ("iso30107-3:2", "cen18099:high", None),
         ("iso30107-3:3", "cen18099:substantial", None),
@@ -118,8 +126,17 @@ def test_a_level_below_what_carrier_and_use_ask_for_is_weak_and_a_higher_one_is_
     unsure = sign(level="iso30107-3:1", iad="cen18099:high", decision="uncertain")
     assert problem_of(checker, unsure) is Reason.LIVENESS_WEAK
     token = sign(level="iso30107-3:2", iad="cen18099:high")
-    other = checker.check(token, (LIVE,), False, enrollment, "passport:P1", "red", NOW)
-    assert other.problem is Reason.LIVENESS_WEAK
+    assert check(checker, token, carrier="red").problem is Reason.LIVENESS_WEAK
+    # What a channel asks for is asked beside, and a carrier's own stands in its place.
+    token = sign(level="iso30107-3:2", iad="cen18099:substantial")
+    for carrier, outlet, problem in (
+        ("blue", "shop", None),
+        ("blue", "web", Reason.LIVENESS_WEAK),
+        ("green", "web", None),
+    ):
+        assert check(checker, token, carrier=carrier, outlet=outlet).problem is problem
+    assert check(checker, sign(level=None), carrier="green").problem is None
+    assert check(checker, sign(level=None), carrier="green", outlet="web").problem
 
 
 @pytest.mark.parametrize(("key", "alg"), [(KEY, "ES256"), (EDWARDS, "EdDSA"), (EDWARDS, "Ed25519")])

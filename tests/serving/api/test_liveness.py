@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from engine.matching.checks.order import replay
 from schema.options import LivenessRules
+from schema.people import Channel
 from schema.reasons import LivenessMode
-from serving.settings.terms import LivenessIssuer, LivenessSettings
+from serving.settings.terms import LinesSettings, LivenessIssuer, LivenessSettings
 from tests.engine.matching.test_proofs import digest
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
@@ -36,7 +37,9 @@ def required(start_service, tmp_path) -> Any:
             verification=LivenessMode.REQUIRED,
             issuers={"capture": LivenessIssuer(keys=str(keys))},
             carriers={"blue": LivenessRules(enrollment=LivenessMode.REQUIRED)},
-        )
+            at_least={Channel.ONLINE: ("cen18099:high",)},
+        ),
+        lines=LinesSettings(channels={"b2": Channel.ONLINE}),
     )
 
 
@@ -74,6 +77,7 @@ def test_an_activation_brings_its_evidence_once(required, activation, faces) -> 
 def test_an_activation_without_it_is_told_that_and_of_nobody(required, activation, faces) -> None:
     # Another's document, number and face: none of it is looked at.
     changes = {"live": faces["live"], "portrait": faces["portrait"], "msisdn": MSISDN}
+    weak = sign(required, faces["live"], iad="cen18099:substantial")
     for place, (token, reason) in enumerate(
         (
             (None, "LIVENESS_MISSING"),
@@ -81,9 +85,11 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(required, activatio
             (sign(required, faces["stranger"]), "LIVENESS_MISBOUND"),
             (sign(required, faces["live"], "spoof"), "LIVENESS_FAILED"),
             (sign(required, faces["live"], exp=1_000_000_000), "LIVENESS_STALE"),
+            (weak, "LIVENESS_WEAK"),
         )
     ):
-        answer = required.enroll(activation(**changes, liveness=token), f"key-{place}")
+        asked = activation(**changes, outlet="b2", liveness=token)
+        answer = required.enroll(asked, f"key-{place}")
         body = required.read(answer)
         assert (answer.status_code, body["decision"]) == (201, "rejected")
         assert [one["reason"] for one in body["reasons"]] == [reason]

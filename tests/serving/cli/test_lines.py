@@ -157,6 +157,11 @@ def test_rules_of_a_carrier_that_is_not_there_are_told(full_home, sosie) -> None
     told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
     assert told["state"] == "warning"
     assert told["detail"].endswith("there is no carrier rde")
-    env = {"SOSIE_LINES__RULES": "vietnam", "SOSIE_LINES__CHANNELS": json.dumps({"web": "agent"})}
+    env = {
+        "SOSIE_LINES__RULES": "vietnam",
+        "SOSIE_LINES__CHANNELS": json.dumps({"web": "agent"}),
+        "SOSIE_LIVENESS__AT_LEAST": json.dumps({"outlet": ["iso30107-3:2"]}),
+    }
     told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
-    assert "a person, 3 online; no limit of a channel holds for online, web" in told["detail"]
+    said = "a person, 3 online; no limit or level of a channel holds for online, outlet, web"
+    assert said in told["detail"]
