@@ -7,7 +7,7 @@ list is its layout's: a limit, and the columns in order; an operator's own is a 
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from engine.cases.decided import Pair, read_decided
+from engine.cases.decided import read_decided
 from engine.cases.steps import count_revealed
 from engine.errors import FourEyes, RequestError
 from engine.formatting import mask_name, mask_number
@@ -93,14 +93,17 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_layout(name: str, lists: str, fields: Collection[str]) -> Layout:
     """A built-in layout by its name, or one of a file; `RequestError` for what is none, or has a
     column that is none of `fields`."""
-    if name in BUILT_IN[lists]:
-        text = files("engine.statutory").joinpath(f"{name}.toml").read_text("utf-8")
-    else:
-        text = _read_file(Path(name), lists)
+    names = BUILT_IN[lists]
+    source = files("engine.statutory") / f"{name}.toml" if name in names else Path(name)
     try:
-        layout = msgspec.toml.decode(text, type=Layout)
+        layout = msgspec.toml.decode(source.read_text("utf-8"), type=Layout)
     except msgspec.DecodeError as error:
         raise RequestError(f"{name} is no layout of a list: {error}") from None
+    except (OSError, ValueError):
+        raise RequestError(
+            f"{name} is no layout: name one of {', '.join(names)}, or a TOML file as "
+            "docs/sweeps.md shows"
+        ) from None
     if layout.lists != lists:
         raise RequestError(f"{name} lists {layout.lists}: give a layout that lists {lists}")
     unknown = sorted(set(layout.columns.values()) - set(fields))
@@ -112,16 +115,6 @@ def read_layout(name: str, lists: str, fields: Collection[str]) -> Layout:
     return layout
 
 
-def _read_file(path: Path, lists: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, ValueError):
-        names = ", ".join(BUILT_IN[lists])
-        raise RequestError(
-            f"{path} is no layout: name one of {names}, or a TOML file as docs/sweeps.md shows"
-        ) from None
-
-
 @frozen
 class List:
     """Rows by field, and whom they are about: `subjects` are documents, or outlets."""
@@ -131,12 +124,8 @@ class List:
     subjects: Sequence[str]
 
 
-@frozen
-class _Person:
-    """Documents of one person, and their lines in use within a scope."""
-
-    documents: tuple[str, ...]
-    lines: tuple[LineRecord, ...]
+_Person = tuple[Sequence[str], Sequence[LineRecord]]
+"""Documents of one person, and their lines in use within a scope."""
 
 
 def list_people(registry: Reader, layout: Layout, name: Mask, number: Mask) -> List:
@@ -145,71 +134,63 @@ def list_people(registry: Reader, layout: Layout, name: Mask, number: Mask) -> L
     decided = read_decided(registry)
     fraud = [pair for pair, outcome in decided.standing.items() if outcome is Outcome.FRAUD]
     is_each = layout.scope is Scope.EACH_CARRIER
+
+    def scope_of(line: LineRecord) -> str:
+        return line.carrier if is_each else ""
+
     crowded = registry.facts.crowded_documents(layout.most_lines, is_each)
     joined = {key for pair in fraud for key in pair}
     lines = read_apart(sorted({*crowded, *joined}), registry.lines_in_use_of)
-    fraud = [pair for pair in fraud if lines.keys() >= set(pair)]
-    persons = [
-        _Person(documents, tuple(some))
-        for documents in _join_documents(sorted(lines), fraud)
-        for some in _by_scope([line for key in documents for line in lines[key]], is_each)
-        if len(some) > layout.most_lines
-    ]
-    persons.sort(key=lambda one: (-len(one.lines), one.documents))
-    rows = _describe_people(registry, persons, layout.most_lines, name, number)
-    return List(rows, len(persons), sorted({key for one in persons for key in one.documents}))
-
-
-def _join_documents(ids: Sequence[str], fraud: Iterable[Pair]) -> list[tuple[str, ...]]:
-    """The documents of each person; `ids` ascending."""
+    ids = sorted(lines)
     places = {key: place for place, key in enumerate(ids)}
-    edges = [(places[left], places[right]) for left, right in fraud]
-    return [tuple(keys) for keys in group_connected(ids, edges)]
-
-
-def _by_scope(lines: Sequence[LineRecord], is_each: bool) -> list[list[LineRecord]]:
-    if not is_each:
-        return [list(lines)]
-    ordered = sorted(lines, key=lambda one: one.carrier)
-    return [list(some) for _, some in groupby(ordered, key=lambda one: one.carrier)]
+    edges = [(places[a], places[b]) for a, b in fraud if places.keys() >= {a, b}]
+    persons = [
+        (documents, own)
+        for documents in map(tuple, group_connected(ids, edges))
+        for _, some in groupby(
+            sorted((line for key in documents for line in lines[key]), key=scope_of), key=scope_of
+        )
+        if len(own := list(some)) > layout.most_lines
+    ]
+    persons.sort(key=lambda one: (-len(one[1]), one[0]))
+    rows = _describe_people(registry, persons, layout.most_lines, name, number)
+    return List(rows, len(persons), sorted({key for documents, _ in persons for key in documents}))
 
 
 def _describe_people(
     registry: Reader, persons: Sequence[_Person], most: int, name: Mask, number: Mask
 ) -> list[Row]:
-    ids = sorted({key for one in persons for key in one.documents})
+    ids = sorted({key for documents, _ in persons for key in documents})
     records, identities = read_apart(ids, registry.documents_by_id), registry.identities(ids)
-    numbers = registry.numbers([line.id for one in persons for line in one.lines])
+    numbers = registry.numbers([line.id for _, lines in persons for line in lines])
     cases, names = read_apart(ids, registry.cases.of), _carrier_names(registry)
     kinds = {key: one.kind for key, one in records.items()}
     rows = []
-    for place, person in enumerate(persons, 1):
+    for place, (documents, lines) in enumerate(persons, 1):
         of_person = {
             "person": place,
-            "person_lines": len(person.lines),
-            "person_documents": len(person.documents),
-            "person_carriers": len({line.carrier for line in person.lines}),
-            "lines_over": len(person.lines) - most,
-            "cases": sorted({case.id for key in person.documents for case in cases.get(key, ())}),
+            "person_lines": len(lines),
+            "person_documents": len(documents),
+            "person_carriers": len({line.carrier for line in lines}),
+            "lines_over": len(lines) - most,
+            "cases": sorted({case.id for key in documents for case in cases.get(key, ())}),
         }
-        for line in person.lines:
+        for line in lines:
             identity = identities.get(line.document_id)
-            rows.append(
-                of_person
-                | {
-                    "document": line.document_id,
-                    "document_type": kinds.get(line.document_id),
-                    "document_number": None if identity is None else number(identity.number),
-                    "name": None if identity is None else name(identity.name),
-                    "line": line.id,
-                    "number": number(numbers[line.id]) if line.id in numbers else None,
-                    "carrier": line.carrier,
-                    "carrier_name": names.get(line.carrier, line.carrier),
-                    "outlet": line.outlet,
-                    "opened_at": line.opened_at,
-                    "status": line.state.value,
-                }
-            )
+            own = {
+                "document": line.document_id,
+                "document_type": kinds.get(line.document_id),
+                "document_number": None if identity is None else number(identity.number),
+                "name": None if identity is None else name(identity.name),
+                "line": line.id,
+                "number": number(numbers[line.id]) if line.id in numbers else None,
+                "carrier": line.carrier,
+                "carrier_name": names.get(line.carrier, line.carrier),
+                "outlet": line.outlet,
+                "opened_at": line.opened_at,
+                "status": line.state.value,
+            }
+            rows.append(of_person | own)
     return rows
 
 

@@ -69,7 +69,8 @@ class LivenessTerms:
     ) -> bool:
         """True where a level that use or channel asks for is not reached by what a result tells."""
         given, told = self._rules_of(carrier), (claims.level, claims.iad)
-        for asking in (use, self.channels.get(outlet or "")):
+        channel = self.channels.get(outlet or "")
+        for asking in (use,) if channel is None else (use, channel):
             asked = next((one.at_least[asking] for one in given if asking in one.at_least), ())
             if not all(any(is_level_reached(one, wanted) for one in told) for wanted in asked):
                 return True
