@@ -163,6 +163,9 @@ class NoteKind(StrEnum):
     PROPOSED = "proposed"
     WITHDRAWN = "withdrawn"
     CLOSED = "closed"
+    REOPEN_ASKED = "reopen_asked"
+    REOPENED = "reopened"
+    """What was decided ended with it; the text says why."""
     ERASURE_ASKED = "erasure_asked"
     """Of a document; it waits for the case until the moment that the text says."""
     ERASED = "erased"
@@ -227,6 +230,9 @@ class Proposal(Struct, frozen=True, kw_only=True):
     keep_lines: Annotated[
         bool, Meta(description="it was said that all other lines of the documents stay in use")
     ] = False
+    reopen_by: Annotated[
+        str | None, Meta(description="who asks that the closed case be opened again")
+    ] = None
 
 
 class Ground(StrEnum):

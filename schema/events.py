@@ -28,6 +28,7 @@ class EventType(StrEnum):
     CASE_OPENED = "case.opened", False
     CASE_CLOSED = "case.closed", False
     CASE_MERGED = "case.merged", False
+    CASE_REOPENED = "case.reopened", False
     WATCHLIST_HIT = "watchlist.hit", False
     SWEEP_FINISHED = "sweep.finished", False
     ERASURE_DONE = "erasure.done", True

@@ -11,10 +11,11 @@ their pairs (Kish 1965): a ring of twenty documents is one decision, and not 190
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import combinations
+from typing import Literal, NamedTuple
 
 from engine.accuracy.pair_scores import wilson_interval
 from engine.cases.opening import CaseBatch, NewCase
@@ -308,14 +309,13 @@ def measure_fraud(found: Outcomes) -> Rate:
     return Rate(found.fraud / found.cases, low, high)
 
 
-@frozen
-class ClosedCase:
-    """The countable part of a closed case, which no longer changes."""
+class ClosedCase(NamedTuple):
+    """The countable part of a closed case; its month (UTC) as 2026-11."""
 
     kind: str
-    outcome: Outcome | None
-    closed_at: datetime | None
+    month: str
     sweep_id: str | None
+    outcome: Outcome
 
 
 @frozen
@@ -324,56 +324,47 @@ class Decisions:
 
     pairs: list[JudgedPair]
     plain: list[JudgedPair]
-    closed: list[ClosedCase]
+    closed: Counter[ClosedCase]
 
 
 class DecisionReader:
-    """Reads every decision, and again only once more cases are closed: what people judge changes
-    with a closing alone. May be shared by threads."""
+    """Reads every decision, and again only once other cases are closed: what people judge changes
+    with a closing, and its end, alone. May be shared by threads."""
 
     def __init__(self, registry: Reader) -> None:
         self._registry = registry
-        self._known: tuple[int, Decisions] | None = None
+        self._known: tuple[object, Decisions] | None = None
 
     def read(self) -> Decisions:
         """The decisions as of this moment."""
-        # Counted first: what is closed meanwhile is in it, and read again at the next call.
-        count, known = self._registry.cases.count_closed(), self._known
-        if known is not None and known[0] == count:
+        # First: what is closed meanwhile is in it, and read again at the next call.
+        closings, known = self._registry.cases.closings(), self._known
+        if known is not None and known[0] == closings:
             return known[1]
         found = Decisions(
             self._registry.judged_pairs(),
             read_plain(self._registry),
-            [
-                ClosedCase(one.kind, one.outcome, one.closed_at, one.sweep_id)
+            Counter(
+                ClosedCase(one.kind, f"{one.closed_at:%Y-%m}", one.sweep_id, one.outcome)
                 for one in self._registry.cases.whole_queue(CaseFilter(state=CaseState.CLOSED))
-            ],
+                if one.closed_at is not None and one.outcome is not None
+            ),
         )
-        self._known = count, found
+        self._known = closings, found
         return found
 
 
-def count_by_kind(closed: Iterable[ClosedCase]) -> list[Outcomes]:
-    """By kind, the kind with most cases first."""
-    return sorted(_count(closed, lambda one: one.kind), key=lambda one: (-one.cases, one.name))
-
-
-def count_by_month(closed: Iterable[ClosedCase]) -> list[Outcomes]:
-    """By the month in which they were closed (UTC, as 2026-11), the newest first."""
-    return sorted(_count(closed, _month_of), key=lambda one: one.name, reverse=True)
-
-
-def _month_of(case: ClosedCase) -> str:
-    assert case.closed_at is not None, "it is closed"
-    return case.closed_at.astimezone(UTC).strftime("%Y-%m")
-
-
-def _count(closed: Iterable[ClosedCase], name_of: Callable[[ClosedCase], str]) -> list[Outcomes]:
+def count_by(
+    name: Literal["kind", "month"], closed: Mapping[ClosedCase, int], sweep_id: str | None = None
+) -> list[Outcomes]:
+    """Closed cases of one sweep, or of all: by kind, the kind with most cases first, or by month,
+    the newest first."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for case in closed:
-        if case.outcome is not None:
-            found[name_of(case)][case.outcome.value] += 1
-    return [
-        Outcomes(name, counts.total(), *(counts[one.value] for one in Outcome))
-        for name, counts in found.items()
+    for one, count in closed.items():
+        if sweep_id in (None, one.sweep_id):
+            found[getattr(one, name)][one.outcome.value] += count
+    counted = [
+        Outcomes(key, counts.total(), *(counts[one.value] for one in Outcome))
+        for key, counts in sorted(found.items(), reverse=name == "month")
     ]
+    return sorted(counted, key=lambda one: -one.cases) if name == "kind" else counted

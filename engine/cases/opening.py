@@ -133,7 +133,15 @@ class CaseBatch:
         """The open cases to merge with; of those with a proposal one at most, that it adds to."""
         ids = {key for place in _find_places(draft) for key in self._cases_of.get(place, ())}
         found = [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
-        proposed = [one for one in found if one.proposal is not None and _covers(one, draft)]
+        # It names everyone whom the other does, and suspects whom that suspects.
+        documents, suspects = set(draft.document_ids), set(draft.suspect_ids)
+        proposed = [
+            one
+            for one in found
+            if one.proposal is not None
+            and documents <= set(one.document_ids)
+            and suspects <= set(one.suspect_ids)
+        ]
         oldest = min(proposed, key=lambda case: (case.opened_at, case.id), default=None)
         unproposed = [one for one in found if one.proposal is None]
         return unproposed or ([] if oldest is None else [oldest])
@@ -156,6 +164,7 @@ class CaseBatch:
     def _merge(self, case: CaseRecord, other: CaseRecord, actor: str) -> CaseRecord:
         """`case` with everything of `other`, which is merged into it."""
         assignee = case.assignee or other.assignee
+        scores = (case.weakest, case.score, other.weakest, other.score)
         merged = replace(
             case,
             state=case.state if case.proposal is not None else state_of(assignee),
@@ -164,7 +173,7 @@ class CaseBatch:
             line_ids=_join(case.line_ids, other.line_ids),
             enrollment_id=case.enrollment_id or other.enrollment_id,
             score=highest(case.score, other.score),
-            weakest=_lowest(case.weakest, case.score, other.weakest, other.score),
+            weakest=min((one for one in scores if one is not None), default=None),
             risk=highest(case.risk, other.risk),
             sweep_id=other.sweep_id or case.sweep_id,
             group_key=case.group_key or other.group_key,
@@ -219,20 +228,9 @@ def _find_places(case: CaseRecord) -> list[tuple[str, bool, bool]]:
     return [(document, *likeness) for document in case.document_ids]
 
 
-def _covers(case: CaseRecord, draft: CaseRecord) -> bool:
-    """True where a case names everyone whom the other does, and suspects whom it suspects."""
-    return set(draft.document_ids) <= set(case.document_ids) and set(draft.suspect_ids) <= set(
-        case.suspect_ids
-    )
-
-
 def highest(*values: float | None) -> float | None:
     """The highest of those that are known."""
     return max((value for value in values if value is not None), default=None)
-
-
-def _lowest(*values: float | None) -> float | None:
-    return min((value for value in values if value is not None), default=None)
 
 
 def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:

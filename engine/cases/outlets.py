@@ -14,7 +14,6 @@ from engine.formatting import require_visible
 from engine.matching.holders import tell_cases
 from engine.registry.accounts import Outlet, OutletChange
 from engine.registry.audit import AuditEntry
-from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader, WriterCall, on_writer
 from schema.actors import Actor, Restriction
 from schema.cases import CaseNote, NoteKind
@@ -107,7 +106,9 @@ def _restrict(
     if not reason.strip() or len(reason) > MAX_REASON_LENGTH:
         raise RequestError(f"a reason has 1 to {MAX_REASON_LENGTH} characters: give one")
     require_visible("reason", reason, is_prose=True)
-    case = _find_case(call.registry, case_id)
+    case = call.registry.cases.get(case_id)
+    if case.merged_into is not None:
+        case = call.registry.cases.get(case.merged_into)
     done = str(restriction or LIFTED)
     entry = AuditEntry(actor.name, f"outlet.{done}", code, {"case": case.id, **detail})
     by = {"by": actor.name, "person": actor.person, "case_id": case.id} if restriction else {}
@@ -115,9 +116,3 @@ def _restrict(
     note = CaseNote(call.now, actor.person, NoteKind.RESTRICTED, f"{done} {code}\n{reason}")
     call.commit(entry, change, *tell_cases([case], note))
     return find_outlet(call.registry, code)
-
-
-def _find_case(registry: Reader, case_id: str) -> CaseRecord:
-    """The case, or the one that it went into; a closed one too."""
-    case = registry.cases.get(case_id)
-    return case if case.merged_into is None else registry.cases.get(case.merged_into)

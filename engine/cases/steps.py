@@ -16,6 +16,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec import structs
+
 from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
@@ -29,8 +31,8 @@ from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
-from engine.registry.sweeps import JudgedPair
-from engine.registry.watchlist import WatchEntry
+from engine.registry.sweeps import JudgedPair, UndonePairs
+from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer, publish
 from schema import frozen
 from schema.actors import Actor, fold_person
@@ -172,8 +174,10 @@ MAX_ACTOR_LENGTH = 200
 @on_writer
 def assign(call: WriterCall, case_id: str, assignee: str | None, actor: Actor) -> CaseRecord:
     """Assign a case to a person, or with None return it to the queue; a proposal is kept."""
-    if assignee is not None:
-        _require_name(assignee)
+    if assignee is not None and (
+        not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not is_visible(assignee)
+    ):
+        raise RequestError("an assignee is given as histories name people")
     case = _find_open(call.registry, case_id)
     state = case.state if case.proposal is not None else state_of(assignee)
     assigned = replace(case, assignee=assignee, state=state)
@@ -279,9 +283,16 @@ def propose(
 
 @on_writer
 def withdraw(call: WriterCall, case_id: str, actor: Actor) -> CaseRecord:
-    """Withdraw a proposal, by whomever it was made; `CaseMoved` where there is none."""
-    case = _find_open(call.registry, case_id)
-    if case.proposal is None:
+    """Withdraw a proposal, also that a closed case be opened again, by whomever it was made;
+    `CaseMoved` where there is none."""
+    case = _find(call.registry, case_id)
+    if case.proposal is not None and case.proposal.reopen_by is not None:
+        # A case that one person could close has no proposal but of `_require_reopenable`.
+        was_alone = case.proposal.at == case.closed_at
+        decided = None if was_alone else structs.replace(case.proposal, reopen_by=None)
+        detail: dict[str, Any] = {"by": case.proposal.reopen_by}
+        return _keep(call, actor, replace(case, proposal=decided), NoteKind.WITHDRAWN, "", detail)
+    if _find_open(call.registry, case_id).proposal is None or case.proposal is None:
         raise CaseMoved("nothing is proposed for this case: read it again")
     outcome = case.proposal.outcome.value
     withdrawn = replace(case, state=state_of(case.assignee), proposal=None)
@@ -305,8 +316,8 @@ def close(
     Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
     pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
     makes a disputed line active again, grants an exception, and lets a key search again that was
-    stopped. Of a dispute, without lines, one
-    person may say so: other cases would be hidden from later sweeps by it, and their holds ended.
+    stopped. Of a dispute, without lines, one person may say so: other cases would be hidden from
+    later sweeps by it, and their holds ended.
     `FourEyes` where it takes two, and no other person has proposed the same.
     """
     lines = tuple(dict.fromkeys(close_lines))
@@ -347,6 +358,76 @@ def _end(
     )
 
 
+def reopen(
+    registrar: Runner,
+    registry: Reader,
+    case_id: str,
+    reason: str,
+    actor: Actor,
+    seen_at: datetime | None = None,
+) -> CaseRecord:
+    """Ask that a closed case be opened again, or open it where another person has asked.
+
+    Its decision ends: its pairs are a question again, and its faces leave the watch-list unless
+    other fraud is about their documents. Lines stay as they are: closed, or in use.
+    `CaseMoved` where it is not closed, or cannot be decided anew.
+    """
+    _require_text(reason)
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        call, case = WriterCall(writer, registry, now), _find(registry, case_id)
+        _require_seen(case, seen_at)
+        decided = _require_reopenable(registry, case)
+        detail: dict[str, Any] = {"outcome": decided.outcome.value}
+        detail["closed_lines"] = list(decided.close_lines)
+        if decided.reopen_by is None:
+            asked = replace(case, proposal=structs.replace(decided, reopen_by=actor.person))
+            return _keep(call, actor, asked, NoteKind.REOPEN_ASKED, reason, detail)
+        if actor.is_person(decided.reopen_by):
+            raise FourEyes("you asked for this, with whichever key: another person must open it")
+        watched = _find_watched(registry, case)
+        state = state_of(case.assignee)
+        opened = replace(case, state=state, outcome=None, proposal=None, closed_at=None)
+        ends: list[Write] = [UndonePairs(case.id)]
+        for one in watched:
+            entry = AuditEntry(actor.name, "watchlist.removed", str(one), {"case": case.id})
+            ends += [entry, RemovedWatchEntry(one)]
+        detail |= {"asked_by": decided.reopen_by, "watched": watched}
+        opened = _keep(call, actor, opened, NoteKind.REOPENED, reason, detail, *ends)
+        for one in watched:
+            registrar.watchlist.remove(one)
+        return opened
+
+    return registrar.run(perform)
+
+
+def _require_reopenable(registry: Reader, case: CaseRecord) -> Proposal:
+    """What the closed case was decided by."""
+    if case.outcome is None or case.closed_at is None:
+        raise CaseMoved("the case is not closed: read it again")
+    if case.kind == CaseKind.EXCEPTION:
+        raise CaseMoved("what an exception needs is gone once it is decided: have it asked anew")
+    line = case.line_id
+    if line is not None and registry.cases.open_of_line(line, case.kind) is not None:
+        raise CaseMoved("another case about its line is open: go on with that one")
+    if case.proposal is not None:
+        return case.proposal
+    closer = [one.actor for one in registry.cases.notes(case.id) if one.kind is NoteKind.CLOSED][-1]
+    return Proposal(outcome=case.outcome, close_lines=(), by=closer, at=case.closed_at)
+
+
+def _find_watched(registry: Reader, case: CaseRecord) -> list[int]:
+    """The watched faces of its suspects, where no other decided fraud is about any of them."""
+    near = registry.cases.of(case.suspect_ids).values()
+    suspects = {key for some in near for one in some for key in one.suspect_ids}
+    about = [one for some in registry.cases.of(sorted(suspects)).values() for one in some]
+    if any(one.id != case.id and one.outcome is Outcome.FRAUD for one in about):
+        return []
+    # One face is watched once, whichever of them found it first.
+    reasons = {f"case {one.id}" for one in about}
+    return [entry.id for entry in registry.watchlist() if entry.reason in reasons]
+
+
 def _closing_writes(
     case: CaseRecord, closed: CaseRecord, effects: Effects, actor: Actor, now: datetime
 ) -> list[Write]:
@@ -375,10 +456,12 @@ def _keep(
     kind: NoteKind,
     text: str,
     detail: dict[str, Any],
+    *more: Write,
 ) -> CaseRecord:
     """Stores a case as it is from now on, and says so in its history and in the audit chain."""
     kept = replace(case, updated_at=date_change(case, call.now))
-    call.commit(*_change(kept, CaseNote(call.now, actor.person, kind, text), actor, detail))
+    note = CaseNote(call.now, actor.person, kind, text)
+    call.commit(*_change(kept, note, actor, detail), *more)
     return kept
 
 
@@ -391,7 +474,7 @@ def _change(case: CaseRecord, entry: CaseNote, actor: Actor, detail: dict[str, A
 def _find_open(registry: Reader, case_id: str) -> CaseRecord:
     case = _find(registry, case_id)
     if case.state not in ALIVE:
-        raise CaseMoved("the case is closed: it can no longer be changed")
+        raise CaseMoved("the case is closed: two people open it again, if it is to be changed")
     return case
 
 
@@ -412,8 +495,3 @@ def _require_text(text: str) -> None:
         raise RequestError(f"a note has 1 to {MAX_NOTE_LENGTH} characters: shorten it")
     # No carriage return: a terminal would write over what stands before it.
     require_visible("note", text, "\n\t", is_prose=True)
-
-
-def _require_name(assignee: str) -> None:
-    if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not is_visible(assignee):
-        raise RequestError("an assignee is given as histories name people")

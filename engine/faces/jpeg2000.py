@@ -83,14 +83,13 @@ def read_codestream(data: bytes) -> Codestream:
         for level in (3, 2, 1)
         if level <= levels
         and not (size.left or size.top)
-        and all(_is_halved_alike(side, 1 << level) for side in size.size_px)
+        # Pillow, which rounds to the nearest size, expects what the standard rounds up.
+        and all(
+            (side + (1 << level) // 2) >> level == _divide(side, 1 << level)
+            for side in size.size_px
+        )
     ]
     return Codestream(size.size_px, tuple(reductions), data[start:end] + _EOC)
-
-
-def _is_halved_alike(side: int, reduction: int) -> bool:
-    """True where Pillow, which rounds to the nearest size, expects what the standard rounds up."""
-    return (side + reduction // 2) // reduction == _divide(side, reduction)
 
 
 def _find_codestream(data: bytes) -> tuple[int, dict[bytes, bytes]]:

@@ -191,15 +191,10 @@ def require_judgeable(request: EnrollmentRequest) -> str:
         if request.exception is not None or request.proof is not None:
             # It is the face that shows whose the replaced document is.
             raise RequestError("without a face no document is replaced: ask for one of the two")
-    if request.proof is not None:
-        _require_alone(request)
-    return normalise_msisdn(request.msisdn)
-
-
-def _require_alone(request: EnrollmentRequest) -> None:
-    """`RequestError` where a proof comes beside what shows a face, or asks to show none."""
-    if not request.is_faceless or request.guardian is not None or request.exception is not None:
+    is_alone = request.is_faceless and request.guardian is None and request.exception is None
+    if request.proof is not None and not is_alone:
         raise RequestError("a proof stands in place of the face: send no photograph beside it")
+    return normalise_msisdn(request.msisdn)
 
 
 def _require_guardian(guardian: GuardianShown) -> None:

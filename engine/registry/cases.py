@@ -163,13 +163,13 @@ class CaseChange(Change):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        ended = [one.case.id for one in written if one.case.state not in ALIVE]
         # A closed one is written again when something else is noted of it.
-        alive = set(to.connection.scalars(_STILL_ALIVE, {"keys": ended})) if ended else set()
+        keys = [one.case.id for one in written]
+        alive = set(to.connection.scalars(_STILL_ALIVE, {"keys": keys}))
         for one in written:
             one.replace(to)
-            if one.case.id in alive:
-                one.tell_end(to)
+            if (one.case.id in alive) is not (one.case.state in ALIVE):
+                one.tell(to)
 
     def replace(self, to: Transaction) -> None:
         case = self.case
@@ -189,12 +189,14 @@ class CaseChange(Change):
         fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
         _link(to, [(case.id, key) for key in fresh])
 
-    def tell_end(self, to: Transaction) -> None:
+    def tell(self, to: Transaction) -> None:
         case = self.case
         if case.state is CaseState.MERGED:
             case.tell(to, EventType.CASE_MERGED, {"into": case.merged_into})
         elif case.outcome is not None:
             case.tell(to, EventType.CASE_CLOSED, {"outcome": case.outcome.value})
+        else:
+            case.tell(to, EventType.CASE_REOPENED, {})
 
 
 @frozen
@@ -367,9 +369,8 @@ _PROPOSERS = (
     .where(CASES.c.state == CaseState.PROPOSED.value)
     .distinct()
 )
-_CLOSED_COUNT = (
-    select(func.count()).select_from(CASES).where(CASES.c.state == CaseState.CLOSED.value)
-)
+_CLOSED = [func.count().label("cases"), func.max(CASES.c.closed_at).label("newest")]
+_CLOSINGS = select(*_CLOSED).where(CASES.c.state == CaseState.CLOSED.value)
 
 
 class CaseReader(RecordSource):
@@ -449,10 +450,11 @@ class CaseReader(RecordSource):
         known = [row.person for row in self.rows(_PROPOSERS)]
         return [one for one in known if one is not None and fold_person(one) in own]
 
-    def count_closed(self) -> int:
-        """The number of closed cases; none is ever opened again, or deleted."""
-        ((count,),) = self.rows(_CLOSED_COUNT)
-        return int(count)
+    def closings(self) -> tuple[int, datetime | None]:
+        """The number of closed cases, and when the last was closed: other closings, other
+        figures."""
+        (found,) = self.rows(_CLOSINGS)
+        return found.cases, found.newest
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]

@@ -163,6 +163,7 @@ _STATES: dict[str, tuple[Table, Callable[[AnyRow], bool]]] = {
     "case.opened": (CASES, lambda _: True),
     "case.merged": (CASES, lambda _: True),
     "case.closed": (CASES, lambda row: row.state == "closed"),
+    "case.reopened": (CASES, lambda row: row.state != "closed"),
     "apikey.revoked": (API_KEYS, lambda row: row.revoked_at is not None and not row.digest),
 }
 """What the last of these entries about a row says of it: an older state has its code too."""

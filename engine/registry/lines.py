@@ -330,6 +330,9 @@ _LINES_OF_EACH = (
     select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
 )
 _LINES_IN_USE_OF = _LINES_OF_EACH.where(IS_IN_USE)
+_CLOSED_BY = _LINES_OF_EACH.join(LINE_EVENTS, LINE_EVENTS.c.line_id == LINES.c.id).where(
+    LINE_EVENTS.c.kind == LineEventKind.CLOSED.value, LINE_EVENTS.c.cause == bindparam("cause")
+)
 _NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
 
 _EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
@@ -401,6 +404,11 @@ class LineReader(RecordSource):
     def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The lines, not closed, of each document, oldest first; no document is left out."""
         return self._lines_by_document(_LINES_IN_USE_OF, document_ids)
+
+    def lines_closed_by(self, case_id: str, document_ids: Sequence[str]) -> list[LineRecord]:
+        """The lines of these documents that decisions of a case have closed, oldest first."""
+        rows = self._rows_of(_CLOSED_BY, document_ids, cause=f"case:{case_id}")
+        return [line_of(self.vault, row) for row in rows]
 
     def lines_of_each(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The same with closed lines."""

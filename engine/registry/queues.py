@@ -40,7 +40,7 @@ from engine.registry.cases import (
     CaseRecord,
     CropRecord,
 )
-from engine.registry.database import KEYS, AnyRow, Condition, Moment, Source, is_id, utc_now
+from engine.registry.database import KEYS, AnyRow, Condition, Moment, Query, Source, is_id, utc_now
 from engine.registry.enrollments import ENROLLMENTS, AttemptRecord
 from engine.registry.lines import LINES
 from engine.registry.references import IS_LIVE, REFERENCES
@@ -73,11 +73,13 @@ _HAS_FRAUD_IN_USE = and_(
     exists().where(_IS_FRAUD_IN_USE).correlate(CASES),
 )
 """Of a case: it was decided to be fraud, and lines of it are in use."""
+_APPROVED = ((CaseState.PROPOSED, "person"), (CaseState.CLOSED, "reopen_by"))
+"""States that await a second person, and where a proposal names the first."""
 _FRAUD_IN_USE = select(func.count()).select_from(CASES).where(_HAS_FRAUD_IN_USE)
-_FRAUD_OF_CASES = select(CASE_DOCUMENTS.c.case_id, LINES.c.id.label("line_id")).where(
+_FRAUD_OF_CASES = select(CASE_DOCUMENTS.c.case_id.label("key"), LINES.c.id.label("line_id")).where(
     CASE_DOCUMENTS.c.case_id.in_(KEYS), _IS_FRAUD_IN_USE
 )
-_FRAUD_UNDER = select(LINES.c.document_id, LINES.c.id.label("line_id")).where(
+_FRAUD_UNDER = select(LINES.c.document_id.label("key"), LINES.c.id.label("line_id")).where(
     LINES.c.document_id.in_(KEYS), exists().where(_IS_FRAUD_IN_USE).correlate(LINES)
 )
 
@@ -104,7 +106,8 @@ class CaseFilter:
     `carriers` and `outlets` are where a line in use of one of its documents was opened, or where it
     was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
     `overdue_at`: due before that moment, by the dates of the queue, and not decided.
-    `to_approve_by`: proposed, by nobody of these names, however they are written.
+    `to_approve_by`: proposed, by nobody of these names, however they are written; if they are
+    closed, to be opened again.
     `fraud_in_use`: decided to be fraud, and lines of it are in use.
     """
 
@@ -131,8 +134,9 @@ class CaseFilter:
         if self.assignees:
             yield CASES.c.assignee.in_(self.assignees)
         if self.to_approve_by:
-            yield CASES.c.state == CaseState.PROPOSED.value
-            yield CASES.c.proposal["person"].as_string().not_in(self.to_approve_by)
+            state, asker = _APPROVED[self.state is CaseState.CLOSED]
+            yield CASES.c.state == state.value
+            yield CASES.c.proposal[asker].as_string().not_in(self.to_approve_by)
         if self.carriers:
             yield _is_at(LINES.c.carrier, ENROLLMENTS.c.carrier, self.carriers)
         if self.outlets:
@@ -445,13 +449,9 @@ class QueueReader(CaseReader, CropReader):
         query = select(CASES).where(*self._terms(wanted, due))
         query = query.order_by(*(one.desc() for one in order) if descends else order)
         if last is not None:
-            value = value_of(last)
-            further, beside = (
-                (key < value, CASES.c.id < last.id)
-                if descends
-                else (key > value, CASES.c.id > last.id)
-            )
-            query = query.where(or_(further, and_(key == value, beside)))
+            values = value_of(last), last.id
+            mark = tuple_(*map(literal, values, (one.type for one in order)))
+            query = query.where(tuple_(*order) < mark if descends else tuple_(*order) > mark)
         return open_some(self, query, limit, partial(self._read, CaseRecord))
 
     def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
@@ -481,14 +481,14 @@ class QueueReader(CaseReader, CropReader):
 
     def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
         """The lines in use of what each case was decided to be fraud about; none is left out."""
-        found: dict[str, set[str]] = {key: set() for key in case_ids}
-        for row in self._rows_of(_FRAUD_OF_CASES, case_ids):
-            found[row.case_id].add(row.line_id)
-        return found
+        return self._fraud(_FRAUD_OF_CASES, case_ids)
 
     def fraud_under(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
         """The lines in use of decided fraud under each document; none is left out."""
-        found: dict[str, set[str]] = {key: set() for key in document_ids}
-        for row in self._rows_of(_FRAUD_UNDER, document_ids):
-            found[row.document_id].add(row.line_id)
+        return self._fraud(_FRAUD_UNDER, document_ids)
+
+    def _fraud(self, query: Query, keys: Sequence[str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {key: set() for key in keys}
+        for row in self._rows_of(query, keys):
+            found[row.key].add(row.line_id)
         return found

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ from engine.registry.rows import (
     RecordSource,
     Single,
     Transaction,
+    Write,
     columns_of,
     open_some,
     read_as,
@@ -321,6 +322,21 @@ JUDGED_PAIRS = table_of(
         one_of("outcome", (one for one in Outcome if one is not Outcome.UNFOUNDED)), name="outcome"
     ),
 )
+
+
+@frozen
+class UndonePairs(Write):
+    """A case whose pairs are a question again."""
+
+    table = JUDGED_PAIRS
+
+    case_id: str
+
+    @classmethod
+    def store(cls, to: Transaction, written: Sequence[Self]) -> None:
+        to.delete(JUDGED_PAIRS.c.case_id, [one.case_id for one in written])
+
+
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 _JUDGED = select(JUDGED_PAIRS).order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)

@@ -401,6 +401,9 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     lines.SimSwapCheckRequest: [{"phoneNumber": "+8613800138000", "maxAge": 120}],
     cases.AssignRequest: [{"assignee": "me"}],
     cases.RevealRequest: [{"reason": "The outlet sent a copy of the document to compare."}],
+    cases.ReopenRequest: [
+        {"reason": "The second face is a twin's.", "seen_at": "2026-01-31T12:00:00.123456Z"}
+    ],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [
         {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},

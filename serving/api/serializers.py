@@ -183,11 +183,14 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     held = find_held(store, record.document_ids)
     found, numbers = find_lines_in_use(store, held)
     names = {key: mask_name(one.name) for key, one in _identities_of(store, record).items()}
+    closed = store.lines_closed_by(case_id, [one.id for one in held])
+    of_closed = store.numbers([one.id for one in closed])
     return show_case(
         cases.CaseFile,
         record,
         notes=_name_people(store, store.cases.notes(case_id)),
         decided=_decided_before(store, record, held),
+        closed_lines=tuple(line(one, of_closed) for one in closed),
         merged=tuple(
             of_record(cases.MergedCase, one, case_id=one.id)
             for one in store.cases.merged_into(case_id)
@@ -375,7 +378,6 @@ def sweep_precision(
     first = floor(min(scores, default=1) * PRECISION_STEPS)
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
-    closed = [one for one in decisions.closed if sweep_id in (None, one.sweep_id)]
     proposed = judged.propose_threshold(plain, wanted)
     return sweeps.Precision(
         **_precision_fields(whole),
@@ -383,8 +385,8 @@ def sweep_precision(
             sweeps.PrecisionAt(**_precision_fields(found), threshold=step)
             for step, found in zip(steps, judged.measure_at(pairs, steps, sweep_id), strict=True)
         ),
-        kinds=tuple(map(_case_outcomes, judged.count_by_kind(closed))),
-        months=tuple(map(_case_outcomes, judged.count_by_month(closed))),
+        kinds=tuple(map(_case_outcomes, judged.count_by("kind", decisions.closed, sweep_id))),
+        months=tuple(map(_case_outcomes, judged.count_by("month", decisions.closed, sweep_id))),
         proposal=of_record(
             sweeps.ProposedThreshold,
             proposed,

@@ -67,7 +67,8 @@ def evaluate_folder(call: Call, chosen: EvaluationOptions) -> Answer:
     report = chosen.report
     for target in (chosen.plot, report and (report / "report.md" if report.exists() else report)):
         if target is not None:
-            _require_matplotlib()
+            if find_spec("matplotlib") is None:
+                raise RequestError(f"a picture needs matplotlib: {advise_extra('desk')}")
             require_place(target)
     settings = models.use_card(load_settings(find_home(call.home)), chosen.card)
     with models.build_extractor(settings) as extractor, call.progress("extracting") as progress:
@@ -191,11 +192,6 @@ def _describe(
             for kind, curve in fitted.curves.items()
         },
     }
-
-
-def _require_matplotlib() -> None:
-    if find_spec("matplotlib") is None:
-        raise RequestError(f"a picture needs matplotlib: {advise_extra('desk')}")
 
 
 CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")

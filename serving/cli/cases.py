@@ -28,6 +28,11 @@ from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
 ME = "me"
 
 CASE_ID = argument("The case's id.", "ID")
+SEEN_AT = option(
+    "The case's updated_at, as shown; refused where the case has changed since.",
+    "MOMENT",
+    default=...,
+)
 
 
 @frozen
@@ -35,11 +40,7 @@ class EndingOptions:
     """What a case ends with."""
 
     outcome: Outcome = option("What was found.", default=...)
-    seen_at: str = option(
-        "The case's updated_at, as shown; refused where the case has changed since.",
-        "MOMENT",
-        default=...,
-    )
+    seen_at: str = SEEN_AT
     close_line: list[str] | None = option("A line to close, by its id; repeat it.", "LINE")
     keep_lines: bool = option(
         "Say that the lines which are not to be closed stay in use, as fraud must."
@@ -55,7 +56,7 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
     case = serializers.case_file(call.store, case_id)
     call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
     why = [] if call.as_json else _tell_why(call.deployment, case)
-    listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
+    listed_below = ("case_id", "document_ids", "documents", "notes", "merged", "closed_lines")
     facts = {
         name.replace("_", " "): value
         for name, value in plain(case).items()
@@ -68,6 +69,9 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
         Facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts),
         Listing(why, {"": escape}, title="Why it is here"),
         Listing(_list_lines(case), ("document", "", "line", "number", "status", "where")),
+        Listing(
+            case.closed_lines, "line_id number carrier outlet", title="Closed by its decisions"
+        ),
         Listing(case.notes, "at actor kind text"),
     )
 
@@ -88,7 +92,8 @@ def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
     close."""
     text = f"{proposal.outcome} by {proposal.by}"
     if case.outcome is not None:
-        return text
+        asker = proposal.reopen_by
+        return text if asker is None else f"{text}; {asker} asks to open it again: case reopen"
     in_use = sum(len(document.lines) for document in case.documents)
     text += f": {len(proposal.close_lines)} of {in_use} numbers will be closed"
     return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
@@ -196,6 +201,22 @@ def _finish_erasures(deployment: Deployment, actor: str) -> str:
     return "".join(
         f"\n[green]Erased[/] the document {one.document_id}, which waited for it." for one in done
     )
+
+
+@command("case reopen")
+def reopen_case(
+    call: Call,
+    case_id: str = CASE_ID,
+    reason: str = option("Why; the history of the case shows it.", "TEXT", default=...),
+    seen_at: str = SEEN_AT,
+) -> Answer:
+    """Ask that a closed case be opened again; by another person than who has asked, open it.
+
+    Exceptions of its decision end, and so do watched faces. Numbers that it closed stay closed:
+    who needs one enrolls again. `sosie case withdraw` takes it back.
+    """
+    _step(call, case_id, "reopen", reason, seen_at=read_moment(seen_at, "--seen-at"))
+    return show_case(call, case_id)
 
 
 @command("case report")

@@ -36,7 +36,6 @@ from serving.client.transport import (
     post,
     post_once,
     write_face,
-    write_outcome,
 )
 from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps, webhooks
 from serving.wire.fields import KnownDocument, Moment
@@ -158,10 +157,8 @@ class AsyncClient:
         *,
         liveness: str | None = None,
     ) -> lines.Dispute:
-        """Opens a case over a line, by its number or id, that the holder did not open.
-
-        httpx logs paths at level INFO: give the id where such logs are kept.
-        """
+        """Opens a case over a line, by its number or id, that the holder did not open. httpx logs
+        paths at level INFO: give the id where such logs are kept."""
         body = lines.HolderRequest(document, write_face(probe), liveness)
         return await self._post(options, lines.Dispute, body, "lines", line, "dispute")
 
@@ -382,12 +379,10 @@ class AsyncClient:
         keep_lines: bool = False,
         options: Options = _USUAL,
     ) -> cases.Case:
-        """Proposes an outcome, with the lines that another person is to close by it, or with
-        `keep_lines`: fraud that leaves numbers in use says so.
-
-        `seen_at`: the case's `updated_at` as it was looked at; `ApiError` 409 if it has changed.
-        """
-        body = write_outcome(outcome, close_lines, seen_at, keep_lines)
+        """Proposes an outcome, with the lines that another person is to close by it; fraud that
+        leaves numbers in use says so by `keep_lines`. `ApiError` 409 where the case's `updated_at`
+        is no longer `seen_at`."""
+        body = cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
         return await self._post(options, cases.Case, body, "cases", case_id, "propose")
 
     async def withdraw_proposal(self, case_id: str, options: Options = _USUAL) -> cases.Case:
@@ -406,8 +401,15 @@ class AsyncClient:
     ) -> cases.Case:
         """Closes a case; lines only by the same proposal of another person. `seen_at` and
         `keep_lines` as above."""
-        body = write_outcome(outcome, close_lines, seen_at, keep_lines)
+        body = cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
         return await self._post(options, cases.Case, body, "cases", case_id, "close")
+
+    async def reopen_case(
+        self, case_id: str, reason: str, *, seen_at: datetime, options: Options = _USUAL
+    ) -> cases.CaseFile:
+        """Asks that a closed case be opened again, and by another person opens it."""
+        body = cases.ReopenRequest(reason, Moment.of(seen_at))
+        return await self._post(options, cases.CaseFile, body, "cases", case_id, "reopen")
 
     async def list_outlets(
         self,

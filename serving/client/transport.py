@@ -15,8 +15,7 @@ import httpx
 import msgspec
 
 from schema import frozen
-from schema.cases import Outcome
-from serving.wire import cases, enrollments, matching, oversight
+from serving.wire import enrollments, matching, oversight
 from serving.wire.fields import (
     Error,
     Moment,
@@ -118,12 +117,6 @@ def write_face(face: Face) -> matching.Face:
     if isinstance(face, Template):
         return matching.Face(template=face)
     return matching.Face(image=face if isinstance(face, bytes) else tuple(face))
-
-
-def write_outcome(
-    outcome: Outcome, close_lines: Sequence[str], seen_at: datetime, keep_lines: bool
-) -> cases.OutcomeRequest:
-    return cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
 
 
 class Activation(enrollments.EnrollmentRequest, frozen=True, kw_only=True):

@@ -65,6 +65,7 @@ _ACTIVITIES = {
     **dict.fromkeys(("checked", "verified"), _READ),
     **dict.fromkeys(("erased", "removed", "expired", "revoked", "forgotten", "retired"), _DELETE),
     **dict.fromkeys(("changed", "assigned", "noted", "proposed", "withdrawn", "closed"), _UPDATE),
+    **dict.fromkeys(("reopen_asked", "reopened"), _UPDATE),
     **dict.fromkeys(("blocked", "unblocked", "disputed", "restored", "suspended"), _UPDATE),
     **dict.fromkeys(("barred", "lifted", "secret_rotated", "time_zone_set", "merged"), _UPDATE),
 }

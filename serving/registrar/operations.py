@@ -60,7 +60,7 @@ from serving.registrar.protocol import CallContext, HolderFace, LineTarget, Prob
 from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
 from serving.webhooks.keeper import WebhookChanges
-from serving.wire.cases import OutcomeRequest
+from serving.wire.cases import OutcomeRequest, ReopenRequest
 from serving.wire.sweeps import Group, GroupPage
 
 if TYPE_CHECKING:
@@ -342,6 +342,10 @@ class Operations:
         return take(self._runner, self._opened.store, *given, keep_lines=asked.keep_lines)
 
     propose_outcome = partialmethod(_end_case, steps.propose)
+
+    def reopen_case(self, case_id: str, asked: ReopenRequest) -> CaseRecord:
+        given = (case_id, asked.reason, self._actor, asked.seen_at)
+        return steps.reopen(self._runner, self._opened.store, *given)
 
     def _change_webhook(self, change: Callable[..., T], *given: Any) -> T:
         context = self._context

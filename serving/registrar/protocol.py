@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from schema.lines import LineEventKind
     from schema.sweeps import SweepRecord
     from serving.deployment.backups import BackupRecord
-    from serving.wire.cases import OutcomeRequest
+    from serving.wire.cases import OutcomeRequest, ReopenRequest
     from serving.wire.sweeps import Group, GroupPage
     from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
 
@@ -246,6 +246,7 @@ class RegistrarClient(ABC):
     """Proposes an outcome, and the lines that another person may close by it."""
     withdraw_proposal: Ask[[str, CallContext], CaseRecord]
     close_case: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
+    reopen_case: Ask[[str, ReopenRequest, CallContext], CaseRecord]
     """Each step returns the case as it is then; audited. `NotFound`, `CaseMoved` where the case is
     not in a state for it, `FourEyes` where another person must do it, or have proposed it."""
     suspend_outlet: Ask[[str, str, str, CallContext], Outlet]

@@ -45,6 +45,7 @@ Actor = Annotated[
         max_length=200,
     ),
 ]
+IdEnd = Annotated[str, Meta(min_length=4, max_length=36, pattern="^[0-9a-f-]+$")]
 Codes = Annotated[tuple[Code, ...], Meta(max_length=50)]
 
 
@@ -74,8 +75,7 @@ class CaseQuery(QueryString):
     ] = None
     outlet: Code | None = None
     id_end: Annotated[
-        Annotated[str, Meta(min_length=4, max_length=36, pattern="^[0-9a-f-]+$")] | None,
-        about("how the id of the case, its enrollment or a document ends"),
+        IdEnd | None, about("how the id of the case, its enrollment or a document ends")
     ] = None
     overdue: Annotated[bool, about("only what is due and not decided")] = False
     to_approve: Annotated[bool, about("only what another person has proposed")] = False
@@ -261,6 +261,10 @@ class CaseFile(Case):
         tuple[DecidedPair, ...],
         about("pairs of its documents that stand as decided before, the closest first"),
     ] = ()
+    closed_lines: Annotated[
+        tuple[Line, ...],
+        about("that its decisions have closed; they stay closed where it is opened again"),
+    ] = ()
 
 
 class RevealRequest(RequestBody):
@@ -272,6 +276,12 @@ class RevealRequest(RequestBody):
             "in words: the history of the case shows it", min_length=1, max_length=MAX_REASON_LENGTH
         ),
     ]
+
+
+class ReopenRequest(RevealRequest):
+    """Why a closed case has to be decided anew."""
+
+    seen_at: Annotated[Moment, about("`updated_at` of the case as it was looked at")]
 
 
 class RevealedDocument(PrivateAnswer):
@@ -416,10 +426,9 @@ class PastQuery(QueryString):
     state: AskedState | Literal["alive"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
-    id_end: Annotated[
-        Annotated[str, Meta(min_length=4, max_length=36, pattern="^[0-9a-f-]+$")] | None,
-        about("how the id of the attempt or of its document ends"),
-    ] = None
+    id_end: Annotated[IdEnd | None, about("how the id of the attempt or of its document ends")] = (
+        None
+    )
     overdue: bool = False
 
 

@@ -84,7 +84,7 @@ def photographs(tmp_path_factory) -> Photographs:
     face = Image.fromarray((data.lfw_subset()[0] * 255).astype("uint8")).resize((200, 200))
     face.save(made.stranger)
     ImageEnhance.Brightness(face).enhance(0.9).save(made.stranger_again)
-    Image.fromarray(data.coffee()).save(made.faceless)
+    Image.fromarray(data.rocket()).save(made.faceless)
     return made
 
 

@@ -24,14 +24,9 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     """A page of the queue: what tells cases apart, with names and numbers masked; who reads them is
     audited.
     """
-    shown = await asyncio.to_thread(_find, parts, query, request.caller)
-    waiting = in_use = None
-    if query.after is None:
-        waiting = await asyncio.to_thread(_count, parts, request.caller)
-        in_use = await asyncio.to_thread(parts.store.cases.count_fraud)
-    await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
-    following = next_page(shown, query.limit, lambda one: one.case_id)
-    return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use, waiting=waiting)
+    page = await asyncio.to_thread(_find, parts, query, request.caller)
+    await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in page.cases])
+    return page
 
 
 async def read_case(parts: Parts, request: Request, case_id: str) -> wire.CaseFile:
@@ -79,7 +74,7 @@ async def propose_outcome(
 
 
 async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wire.Case:
-    """Takes the proposal back."""
+    """Takes the proposal back, also that a closed case be opened again."""
     return people.case(await parts.registrar.withdraw_proposal(case_id, request.context()))
 
 
@@ -92,6 +87,17 @@ async def close_case(
     unfounded dispute leaves its lines active.
     """
     return people.case(await parts.registrar.close_case(case_id, body, request.context()))
+
+
+async def reopen_case(
+    parts: Parts, request: Request, body: wire.ReopenRequest, case_id: str
+) -> wire.CaseFile:
+    """Asks that a closed case be opened again; by another person than who has asked, opens it.
+    Exceptions of its decision end, and so do watched faces. `closed_lines` stay closed: who needs
+    one enrolls again. 409 for an exception, which is asked for anew. Audited as read, too.
+    """
+    await parts.registrar.reopen_case(case_id, body, request.context())
+    return await read_case(parts, request, case_id)
 
 
 async def report_case(
@@ -119,33 +125,28 @@ async def report_case(
     return await asyncio.to_thread(write_case, report, store)
 
 
-def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
-    now, due = utc_now(), parts.deployment.settings.cases
+def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> wire.CasePage:
+    store, now, due = parts.store, utc_now(), parts.deployment.settings.cases
     wanted = CaseFilter(
         **serializers.read_state(query.state),
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
         to_approve_by=name_assignees(wire.ME if query.to_approve else None, caller),
-        carriers=_any_of(query.carrier, query.carriers),
-        outlets=_any_of(query.outlet, query.outlets),
+        carriers=(*query.carriers, *filter(None, [query.carrier])),
+        outlets=(*query.outlets, *filter(None, [query.outlet])),
         id_end=query.id_end,
         overdue_at=now if query.overdue else None,
     )
-    queue = parts.store.cases.queue
     try:
-        found = queue(wanted, query.sort, due=due, limit=query.limit, after=query.after)
+        found = store.cases.queue(wanted, query.sort, due=due, limit=query.limit, after=query.after)
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
-    return serializers.case_page(parts.store, found, due, now)
-
-
-def _any_of(one: str | None, several: tuple[str, ...]) -> tuple[str, ...]:
-    return several if one is None else (one, *several)
-
-
-def _count(parts: Parts, caller: Principal) -> wire.CaseCounts:
-    names, due = name_assignees(wire.ME, caller), parts.deployment.settings.cases
-    return serializers.case_counts(parts.store, due, utc_now(), names)
+    shown = serializers.case_page(store, found, due, now)
+    following = next_page(shown, query.limit, lambda one: one.case_id)
+    if query.after is not None:
+        return wire.CasePage(shown, following)
+    waiting = serializers.case_counts(store, due, now, name_assignees(wire.ME, caller))
+    return wire.CasePage(shown, following, store.cases.count_fraud(), waiting)
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from schema.documents import ErasureCertificate
 from schema.lines import LineStatus
 from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import ANNA, BOB
+from tests.engine.cases.test_steps import status_of
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
 from tests.engine.records import ENTRY, make_crop, newest_cases
@@ -55,24 +56,16 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(service, mak
     assert len(restarted) == len(service.registrar.watchlist) == 2
 
 
-def test_a_face_is_put_on_the_watch_list_once(service) -> None:
-    (body,) = service.enroll(1)
-    first = service.open(body.document_id)
-    service.decide(first.id, Outcome.FRAUD)
-    second = service.open(body.document_id)
-    assert second.id != first.id
-    service.decide(second.id, Outcome.FRAUD)
-    assert [entry.reason for entry in service.store.watchlist()] == [f"case {first.id}"]
-
-
 @pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE])
-def test_pairs_of_suspects_are_judged_with_their_score(
+def test_pairs_of_suspects_are_judged_with_their_score_and_the_sweep_whose_threshold_they_reach(
     service, make_pair, outcome: Outcome
 ) -> None:
     one, two = make_pair(0.55)
     (other,) = service.enroll(1)
     documents = documents_of(one, two, other)
-    case = service.open(*documents, suspect_ids=documents)
+    sweep = service.store_sweep(0.5)
+    given = {"kind": CaseKind.ONE_FACE, "origin": CaseOrigin.SWEEP, "sweep_id": sweep}
+    case = service.open(*documents, **given)
     service.decide(case.id, outcome)
     pairs = service.store.judged_pairs()
     names = sorted(documents)
@@ -83,23 +76,10 @@ def test_pairs_of_suspects_are_judged_with_their_score(
         left, right = (reference_of(service, key).astype(np.float64) for key in ends)
         assert pair.score == float(np.float32(left @ right))
         assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, BOB.name)
+        assert pair.sweep_id == (sweep if set(ends) == set(documents_of(one, two)) else None)
     is_exception = outcome is not Outcome.FRAUD
     assert len(read_decided(service.store).exceptions) == (3 if is_exception else 0)
     assert len(service.store.watchlist()) == (0 if is_exception else 3)
-
-
-def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(service, make_pair) -> None:
-    one, two = make_pair(0.55)
-    (other,) = service.enroll(1)
-    sweep = service.store_sweep(0.5)
-    given = {"kind": CaseKind.ONE_FACE, "origin": CaseOrigin.SWEEP, "sweep_id": sweep}
-    case = service.open(*documents_of(one, two, other), **given)
-    service.decide(case.id, Outcome.FRAUD)
-    pairs = service.store.judged_pairs()
-    found = {(pair.left_document, pair.right_document): pair.sweep_id for pair in pairs}
-    left, right = sorted(documents_of(one, two))
-    assert found.pop((left, right)) == sweep
-    assert set(found.values()) == {None}
 
 
 def test_the_victim_of_a_stolen_document_is_not_watched(service) -> None:
@@ -119,35 +99,26 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service) -> None:
         assert (len(found.hits.ids) > 0) == is_watched
 
 
-def test_an_unfounded_dispute_leaves_its_line_active(service) -> None:
-    person = service.lab.people.person()
-    request = service.lab.request(person)
-    answer = service.registrar.enroll([request])[0]
-    made = dispute(service, service.registrar, request.msisdn, request.document, person)
-    assert line_status(service, made.line_id) is LineStatus.DISPUTED
-    close(*service.context, made.case_id, Outcome.UNFOUNDED, (), ANNA)
-    assert line_status(service, made.line_id) is LineStatus.ACTIVE
-    assert [one.subject for one in service.entries("line.restored")] == [made.line_id]
-    assert service.store.judged_pairs() == []
-    assert answer.decided.line_id == made.line_id
-
-
-@pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE])
-def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
+@pytest.mark.parametrize("outcome", [Outcome.UNFOUNDED, Outcome.FRAUD, Outcome.MISTAKE])
+def test_a_founded_dispute_closes_its_line_by_two_people_and_any_other_leaves_it_active(
     service, outcome: Outcome
 ) -> None:
     person = service.lab.people.person()
     request = service.lab.request(person)
-    service.registrar.enroll([request])
+    (answer,) = service.registrar.enroll([request])
     made = dispute(service, service.registrar, request.msisdn, request.document, person)
-    service.decide(made.case_id, outcome, [made.line_id])
-    assert line_status(service, made.line_id) is LineStatus.CLOSED
+    assert answer.decided.line_id == made.line_id
+    assert status_of(service, made.line_id) is LineStatus.DISPUTED
+    if is_founded := outcome is not Outcome.UNFOUNDED:
+        service.decide(made.case_id, outcome, [made.line_id])
+    else:
+        close(*service.context, made.case_id, outcome, (), ANNA)
+    left = LineStatus.CLOSED if is_founded else LineStatus.ACTIVE
+    assert status_of(service, made.line_id) is left
+    restored = [one.subject for one in service.entries("line.restored")]
+    assert restored == ([] if is_founded else [made.line_id])
     # Who disputes a line is wronged.
-    assert service.store.watchlist() == []
-
-
-def line_status(service: Any, line_id: str) -> LineStatus:
-    return service.store.lines_by_id([line_id])[line_id].status
+    assert (service.store.watchlist(), service.store.judged_pairs()) == ([], [])
 
 
 def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service, make_pair) -> None:

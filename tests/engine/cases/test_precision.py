@@ -1,15 +1,12 @@
 """What decisions teach: what counts, with its interval, and the threshold that is proposed."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from engine.cases.decided import (
     ClosedCase,
     DecisionReader,
     Outcomes,
-    count_by_kind,
-    count_by_month,
+    count_by,
     measure_at,
     measure_fraud,
     measure_precision,
@@ -44,6 +41,7 @@ def test_twins_and_mistakes_count_against_a_sweep_and_other_cases_do_not_count()
     # Wilson's interval by hand: centre 0.7355, half width 0.2128.
     assert found.rate.low == pytest.approx(0.5230, abs=1e-4)
     assert found.rate.high == pytest.approx(0.9486, abs=1e-4)
+    assert measure_precision([]).rate is None
 
 
 def test_it_is_measured_for_one_sweep_and_at_thresholds() -> None:
@@ -57,10 +55,6 @@ def test_it_is_measured_for_one_sweep_and_at_thresholds() -> None:
     ]
     assert measured[2].rate.low < 0.7
     assert measured[2].rate.high == 1.0
-
-
-def test_nothing_judged_has_no_rate() -> None:
-    assert measure_precision([]).rate is None
 
 
 def test_a_large_case_is_one_decision_to_an_interval() -> None:
@@ -97,30 +91,26 @@ def test_few_decisions_and_bad_ones_propose_nothing() -> None:
 
 
 def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
-    def closed(kind: str, outcome: Outcome, month: int) -> ClosedCase:
-        return ClosedCase(kind, outcome, datetime(2026, month, 3, tzinfo=UTC), None)
-
-    cases = [
-        closed("dispute", Outcome.UNFOUNDED, 1),
-        closed("ring", Outcome.FRAUD, 1),
-        closed("ring", Outcome.MISTAKE, 2),
-    ]
-    assert count_by_kind(cases) == [
+    cases = {
+        ClosedCase("dispute", "2026-01", None, Outcome.UNFOUNDED): 1,
+        ClosedCase("ring", "2026-01", "s1", Outcome.FRAUD): 1,
+        ClosedCase("ring", "2026-02", None, Outcome.MISTAKE): 1,
+    }
+    assert count_by("kind", cases) == [
         Outcomes("ring", cases=2, fraud=1, twins=0, mistake=1, unfounded=0),
         Outcomes("dispute", cases=1, fraud=0, twins=0, mistake=0, unfounded=1),
     ]
-    assert [(one.name, one.cases) for one in count_by_month(cases)] == [
-        ("2026-02", 1),
-        ("2026-01", 2),
-    ]
-    assert measure_fraud(count_by_month(cases)[1]).value == 0.5
+    months = count_by("month", cases)
+    assert [(one.name, one.cases) for one in months] == [("2026-02", 1), ("2026-01", 2)]
+    assert measure_fraud(months[1]).value == 0.5
+    assert [one.cases for one in count_by("kind", cases, "s1")] == [1]
 
 
 def test_decisions_are_read_once_until_another_case_is_closed(
     service, make_pair, monkeypatch
 ) -> None:
     decisions = DecisionReader(service.store)
-    assert decisions.read().closed == []
+    assert not decisions.read().closed
     ids = [one.document_id for one in make_pair()]
     service.decide(service.open(*ids).id, Outcome.TWINS)
     found = decisions.read()

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from engine.cases.deaths import contest, lift, report
-from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
+from engine.cases.decided import DecisionReader
+from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, reopen, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage
 from engine.registry.database import new_id
 from engine.registry.events import read_events
 from engine.registry.queues import CaseFilter
@@ -21,8 +23,6 @@ from schema.lines import LineStatus
 from schema.people import DeathSource
 from tests.engine.cases.conftest import ANNA, BOB
 from tests.engine.records import newest_cases
-
-CLOSED = (EventType.LINE_CLOSED,)
 
 
 def status_of(service: Any, line_id: str) -> LineStatus:
@@ -43,9 +43,13 @@ def test_a_case_is_assigned_reassigned_and_returned(service) -> None:
     assert newest_cases(service.store.cases, CaseState.ASSIGNED) == [assigned]
     proposed = propose(*service.context, case.id, Outcome.TWINS, (), ANNA)
     assert proposed.state is CaseState.PROPOSED
+    with pytest.raises(CaseMoved, match="proposed already"):
+        propose(*service.context, case.id, Outcome.FRAUD, (), BOB)
     moved = assign(*service.context, case.id, BOB.person, ANNA)
     assert (moved.state, moved.proposal) == (CaseState.PROPOSED, proposed.proposal)
     assert withdraw(*service.context, case.id, BOB).state is CaseState.ASSIGNED
+    with pytest.raises(CaseMoved, match="nothing is proposed"):
+        withdraw(*service.context, case.id, ANNA)
     freed = assign(*service.context, case.id, None, BOB)
     assert (freed.state, freed.assignee) == (CaseState.OPEN, None)
     assert history(service, case.id) == [
@@ -151,7 +155,8 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
         (event,) = service.store.events_of_line(line.id)
         assert event.at == event.recorded_at == line.closed_at
     # Whose other lines the case has is nothing for their carriers.
-    feed = {one.subject: one.data["cause"] for one in read_events(service.store, 0, types=CLOSED)}
+    told = read_events(service.store, 0, types=(EventType.LINE_CLOSED,))
+    feed = {one.subject: one.data["cause"] for one in told}
     assert feed == {fraud: "case", gone: "request", erased: "erasure"}
 
 
@@ -278,15 +283,6 @@ def test_only_lines_in_use_under_documents_of_the_case_are_proposed(service) -> 
     assert service.store.cases.get(case.id) == case
 
 
-def test_one_outcome_is_proposed_at_a_time(service) -> None:
-    case = service.open("a")
-    with pytest.raises(CaseMoved):
-        withdraw(*service.context, case.id, ANNA)
-    propose(*service.context, case.id, Outcome.TWINS, (), ANNA)
-    with pytest.raises(CaseMoved):
-        propose(*service.context, case.id, Outcome.FRAUD, (), BOB)
-
-
 @pytest.mark.parametrize("step", [propose, close])
 def test_a_case_that_has_grown_must_be_read_again(service, step: Any) -> None:
     seen = service.open("a")
@@ -308,37 +304,93 @@ def steps(case_id: str) -> dict[str, tuple[Any, ...]]:
         "withdraw": (withdraw, case_id, ANNA),
         "close": (close, case_id, Outcome.TWINS, (), ANNA),
         "note": (note, case_id, "seen", ANNA),
+        "reopen": (reopen, case_id, "seen", ANNA),
     }
 
 
 @pytest.mark.parametrize("name", list(steps("")))
-def test_every_step_on_an_unknown_case_is_refused(service, name: str) -> None:
-    for case_id in (new_id(), "no id", ""):
-        step, *rest = steps(case_id)[name]
-        with pytest.raises(NotFound):
-            step(*service.context, *rest)
-
-
-@pytest.mark.parametrize("name", list(steps("")))
-def test_a_merged_case_names_the_other(service, name: str) -> None:
+def test_no_step_is_taken_on_an_unknown_case_and_a_merged_one_names_the_other(
+    service, name: str
+) -> None:
     first = service.open("a")
     service.open("a")
     (merged,) = service.store.cases.merged_into(first.id)
-    step, *rest = steps(merged.id)[name]
-    with pytest.raises(CaseMoved, match=first.id):
-        step(*service.context, *rest)
+    for case_id in (new_id(), "no id", "", merged.id):
+        step, *rest = steps(case_id)[name]
+        error, words = (CaseMoved, first.id) if case_id == merged.id else (NotFound, "no case")
+        with pytest.raises(error, match=words):
+            step(*service.context, *rest)
 
 
 def test_a_closed_case_takes_notes_and_nothing_else(service) -> None:
     case = service.open("a", kind=CaseKind.DISPUTE)
     close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
     for name, (step, *rest) in steps(case.id).items():
-        if name == "note":
+        if name in {"note", "reopen"}:
             assert step(*service.context, *rest).state is CaseState.CLOSED
         else:
             with pytest.raises(CaseMoved):
                 step(*service.context, *rest)
-    assert [kind for kind, *_ in history(service, case.id)] == [NoteKind.CLOSED, NoteKind.NOTE]
+    kinds = [kind for kind, *_ in history(service, case.id)]
+    assert kinds == [NoteKind.CLOSED, NoteKind.NOTE, NoteKind.REOPEN_ASKED]
+    # One person closed it: nobody had proposed anything, and nothing is made up of that.
+    assert withdraw(*service.context, case.id, ANNA).proposal is None
+
+
+@pytest.mark.both_databases
+def test_two_people_open_a_case_again_and_all_that_it_decided_ends_but_closed_lines(
+    service, make_pair
+) -> None:
+    one, two = make_pair()
+    case = service.open(one.document_id, two.document_id)
+    decided = service.decide(case.id, Outcome.FRAUD, [one.line_id])
+    decisions, cases = DecisionReader(service.store), service.store.cases
+    assert [len(found) for found in (decisions.read().pairs, service.store.watchlist())] == [1, 2]
+    why = (*service.context, case.id, "A twin came forward.")
+    reopen(*why, ANNA, decided.updated_at)
+    for names in (["anna"], ["bob"]):
+        waiting = CaseFilter(state=CaseState.CLOSED, to_approve_by=names)
+        assert len(cases.queue(waiting, CaseSort.NEWEST)) == (names == ["bob"])
+    with pytest.raises(FourEyes, match="whichever key"):
+        reopen(*why, Actor("key:other", "Anna"))
+    with pytest.raises(CaseMoved, match="changed since"):
+        reopen(*why, BOB, decided.updated_at)
+    assert withdraw(*service.context, case.id, BOB).proposal == decided.proposal
+    asked = reopen(*why, BOB)
+    opened = reopen(*why, ANNA, asked.updated_at)
+    assert cases.get(case.id) == opened
+    assert (opened.state, opened.outcome, opened.proposal) == (CaseState.OPEN, None, None)
+    assert (decisions.read().pairs, service.store.watchlist()) == ([], [])
+    assert len(service.registrar.watchlist) == len(decisions.read().closed) == 0
+    assert status_of(service, one.line_id) is LineStatus.CLOSED
+    found = service.store.lines_closed_by(case.id, case.document_ids)
+    assert [line.id for line in found] == [one.line_id]
+    (entry,) = service.entries("case.reopened")
+    assert entry.detail["closed_lines"] == [one.line_id]
+    assert find_damage(service.store) == []
+    told = [one.type for one in read_events(service.store, 0) if one.subject == case.id]
+    assert told == [EventType.CASE_OPENED, EventType.CASE_CLOSED, EventType.CASE_REOPENED]
+    # One face, found to be fraud twice, is watched once, and until neither says so.
+    other = service.open(one.document_id, kind=CaseKind.DISPUTE)
+    for each in (case, other):
+        service.decide(each.id, Outcome.FRAUD)
+    assert {entry.reason for entry in service.store.watchlist()} == {f"case {case.id}"}
+    for each, left in ((case, 2), (other, 0)):
+        reopen(*service.context, each.id, "x", BOB)
+        reopen(*service.context, each.id, "x", ANNA)
+        assert len(service.store.watchlist()) == left
+
+
+def test_what_cannot_be_decided_anew_is_not_opened_again(service) -> None:
+    (body,) = service.enroll(1)
+    kinds = {CaseKind.EXCEPTION: "asked anew", CaseKind.DISPUTE: "another case about its line"}
+    for kind, words in kinds.items():
+        about = {"kind": kind, "line_id": body.line_id}
+        case = service.open(body.document_id, **about)
+        service.decide(case.id, Outcome.UNFOUNDED)
+        service.open(body.document_id, **about)
+        with pytest.raises(CaseMoved, match=words):
+            reopen(*service.context, case.id, "x", ANNA)
 
 
 def test_concurrent_steps_are_taken_one_after_another(service) -> None:
@@ -346,9 +398,8 @@ def test_concurrent_steps_are_taken_one_after_another(service) -> None:
 
     def try_close(place: int) -> bool:
         try:
-            close(
-                *service.context, case.id, Outcome.UNFOUNDED, (), Actor(f"key:{place}", str(place))
-            )
+            actor = Actor(f"key:{place}", str(place))
+            close(*service.context, case.id, Outcome.UNFOUNDED, (), actor)
         except CaseMoved:
             return False
         return True

@@ -39,7 +39,7 @@ def see(service: Any, case: str) -> str:
 
 
 def step(service: Any, case: str, name: str, key: str = "fraud", **body: Any) -> Any:
-    if name in {"propose", "close"} and "seen_at" not in body:
+    if name in {"propose", "close", "reopen"} and "seen_at" not in body:
         body["seen_at"] = see(service, case)
     given = body or None
     return service.ask("POST", f"{QUEUE}/{case}/{name}", key=key, body=given)
@@ -101,12 +101,7 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(fresh, open_case, d
 
 def test_what_tells_cases_apart_is_masked(fresh, dispute, enrolled) -> None:
     dispute(fresh)
-
-    def only() -> Any:
-        (case,) = fresh.read(fresh.ask("GET", QUEUE, key="fraud"))["cases"]
-        return case
-
-    case = only()
+    (case,) = fresh.read(fresh.ask("GET", QUEUE, key="fraud"))["cases"]
     assert case["people"] == [
         {
             "document_id": case["document_ids"][0],
@@ -115,8 +110,7 @@ def test_what_tells_cases_apart_is_masked(fresh, dispute, enrolled) -> None:
         }
     ]
     assert (case["lines"], len(case["outlets"]), len(case["carriers"])) == (1, 1, 1)
-    assert case["is_overdue"] is False
-    assert case["due_at"] is not None
+    assert (case["is_overdue"], case["due_at"] is None) == (False, False)
 
 
 def test_whom_a_case_names_is_shown_in_full_with_a_reason_and_so_often_a_day(
@@ -200,6 +194,19 @@ def test_lines_are_closed_by_two_people(fresh, dispute, enrolled) -> None:
     assert message
     history = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))["notes"]
     assert [one["kind"] for one in history] == ["opened", "proposed", "closed"]
+    why = {"reason": "The clerk has confessed."}
+    asked = fresh.read(step(fresh, case, "reopen", **why))
+    read(asked, CaseFile)
+    assert (asked["state"], asked["proposal"]["reopen_by"]) == ("closed", "fraud")
+    waiting = {"state": "closed", "to_approve": "true"}
+    for key, found in (("fraud", []), ("second", [case])):
+        page = fresh.read(fresh.ask("GET", QUEUE, key=key, params=waiting))
+        assert [one["case_id"] for one in page["cases"]] == found
+    fresh.assert_refused(step(fresh, case, "reopen", **why), 403, "CASE.FOUR_EYES")
+    opened = fresh.read(step(fresh, case, "reopen", key="second", **why))
+    assert (opened["state"], opened["outcome"], opened["proposal"]) == ("open", None, None)
+    assert [one["line_id"] for one in opened["closed_lines"]] == [enrolled["line_id"]]
+    assert [one["text"] for one in opened["notes"][-2:]] == [why["reason"]] * 2
     # Its carrier is told that a case closed it, and not which: others' lines may be in it.
     of_line = f"/v1/lines/{enrolled['line_id']}/events"
     for key, cause in (("fraud", f"case:{case}"), ("blue", "case")):

@@ -24,7 +24,7 @@ def take(caught_home, sosie, case_id) -> Callable[..., Any]:
 
     def step(name: str, *arguments: object, **more: Any) -> Any:
         at = ("--home", caught_home)
-        if name in {"propose", "close"} and "--seen-at" not in arguments:
+        if name in {"propose", "close", "reopen"} and "--seen-at" not in arguments:
             seen = sosie("case", "show", case_id, *at, "--json").json["updated_at"]
             arguments = (*arguments, "--seen-at", seen)
         return sosie("case", name, case_id, *arguments, *at, **more)
@@ -102,6 +102,9 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     ]
     assert "the [b]same[/b] scar" in take("show").out
     assert sosie("cases", "--home", caught_home, "--json").json["cases"] == []
+    assert "bo asks to open it again" in take("reopen", "--reason", "a scar").out
+    become("ada")
+    assert take("reopen", "--reason", "a scar", "--json").json["state"] == "open"
     assert sosie("audit", "verify", "--home", caught_home).code == 0
 
 

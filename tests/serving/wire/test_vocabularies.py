@@ -36,7 +36,6 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "device_change esim_download opening_approved port_in port_out sim_swap transfer": "closed "
         "disputed overdue pending restored reverified reverify_asked reverify_failed suspended "
         "suspended_outgoing unsuspended",
-        "closed merged": "open assigned proposed",
         "open assigned proposed closed": "merged",
         "pending suspended_outgoing suspended": "active closed disputed",
         "queued running paused": "done cancelled failed",

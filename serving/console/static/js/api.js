@@ -30,7 +30,7 @@ export function packImages(request, images) {
   return form;
 }
 
-async function ask(method, path, { body, headers = {}, signal, key = currentKey() } = {}) {
+async function ask(method, path, { body, headers = {}, signal, key = ownKey } = {}) {
   const sent = { Accept: "application/json", ...headers };
   if (key !== null) sent.Authorization = `Bearer ${key}`;
   // Another person may have signed in in another tab: then nothing is done here in their name.
@@ -99,10 +99,12 @@ export const showKey = (key) => get(["me"], {}, { key });
 
 const KEPT = "sosie.key";
 const PLACE = "sosie.place";
-let key = null;
+let ownKey = null;
 let owner = null;
-let provider = null;
-let sandbox = false;
+/** The identity provider's name; null where there are only keys. */
+export let provider = null;
+/** Whether nothing that it shows is about anybody. */
+export let isSandbox = false;
 
 /** What the key or session stands for: `key_id`, `role`, `carrier`, `outlet`, `person`, `name`,
  * `ends_at`; null when signed out. */
@@ -110,13 +112,8 @@ export function whoAmI() {
   return owner;
 }
 
-/** The key; null where there is none, or it is a session. */
-export function currentKey() {
-  return key;
-}
-
 export function isSession() {
-  return owner !== null && key === null;
+  return owner !== null && ownKey === null;
 }
 
 /** A key that this tab was signed in with before it was loaded again. */
@@ -124,24 +121,14 @@ export function keptKey() {
   return kept(() => sessionStorage.getItem(KEPT));
 }
 
-/** The identity provider's name; null where there are only keys. */
-export function providerName() {
-  return provider;
-}
-
-/** Whether nothing that it shows is about anybody. */
-export function isSandbox() {
-  return sandbox;
-}
-
 export function knowService(name, isOne) {
   provider = name;
-  sandbox = isOne;
+  isSandbox = isOne;
 }
 
 /** With a key, or with null for the browser's session. */
 export function signIn(text, found) {
-  key = text;
+  ownKey = text;
   owner = found;
   if (text !== null) kept(() => sessionStorage.setItem(KEPT, text));
 }
@@ -153,7 +140,7 @@ export function signOut() {
 
 /** Forgets a key that has ended, and not yet whose it was. */
 export function dropKey() {
-  key = null;
+  ownKey = null;
   kept(() => sessionStorage.removeItem(KEPT));
 }
 

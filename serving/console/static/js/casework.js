@@ -12,17 +12,22 @@ const ALONE = "unfounded";
 /** More numbers than this are looked through in a frame of their own. */
 const FRAMED = 20;
 
-/** What may be done with a case that is not over; null for one that is.
+/** What may be done with a case; null for one that was merged.
  *
  * `node` to be shown, `keys` to be bound, `focusOn(step)` for `note`, `propose` and `close`.
  */
 export function caseActions(page, found) {
-  if (["closed", "merged"].includes(found.state)) return null;
+  if (found.state === "merged") return null;
   const done = (text) => {
     page.announce(say(text));
     return page.go("case", found.case_id, page.query);
   };
-  const assign = assignment(page, found, done);
+  if (found.state === "closed") return reopening(page, found, done);
+  const isMine = isMe(found.assignee);
+  const assign = workButton(page, isMine ? "case.giveback" : "case.assign", async () => {
+    await post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" });
+    await done(isMine ? "case.givenback" : "cases.assigned");
+  });
   const note = noteForm(page, found, done);
   const ending = found.proposal ? approval(page, found, done) : decision(page, found, done);
   const places = {
@@ -32,7 +37,7 @@ export function caseActions(page, found) {
   };
   const focusOn = (step) => places[step]?.()?.focus();
   return {
-    node: element("div", assign.node, note, ending.node),
+    node: element("div", element("div.card", assign.button, assign.faults), note, ending.node),
     keys: {
       a: assign.run,
       n: () => focusOn("note"),
@@ -43,14 +48,32 @@ export function caseActions(page, found) {
   };
 }
 
-function assignment(page, found, done) {
-  const isMine = isMe(found.assignee);
-  const key = isMine ? "case.giveback" : "case.assign";
-  const { button, faults, run } = workButton(page, key, async () => {
-    await post(["cases", found.case_id, "assign"], { assignee: isMine ? null : "me" });
-    await done(isMine ? "case.givenback" : "cases.assigned");
+/** A closed case is opened again by two people, each with a reason. */
+function reopening(page, found, done) {
+  const asker = found.proposal?.reopen_by ?? null;
+  const head = [
+    element("h2", say("case.reopen")),
+    asker && element("p", `${say("case.reopenwaits")} `, actorName(asker)),
+    hint(say(isMe(asker) ? "case.waiting" : "case.reopen.hint")),
+  ];
+  const { button, faults } = withdrawal(page, found, done, isMe(asker));
+  const way = { keys: {}, focusOn: () => null };
+  if (isMe(asker)) return { ...way, node: element("section.card", head, button, faults) };
+  const reason = areaField("outlet.reason", { name: "reason", required: true, maxlength: 200 });
+  const key = asker ? "case.reopennow" : "case.reopenask";
+  const node = buildForm(page, { class: "card" }, [head, reason], key, async (given) => {
+    const asked = { reason: given.reason, seen_at: found.updated_at };
+    const { state } = await post(["cases", found.case_id, "reopen"], asked);
+    await done(state === "closed" ? "case.reopenasked" : "case.reopened");
   });
-  return { node: element("div.card", button, faults), run };
+  if (asker) node.append(button, faults);
+  return { ...way, node };
+}
+
+function withdrawal(page, { case_id: id }, done, isMine) {
+  return workButton(page, isMine ? "case.withdraw" : "case.refuse", () =>
+    post(["cases", id, "withdraw"]).then(() => done("case.withdrawn")),
+  );
 }
 
 function noteForm(page, found, done) {
@@ -93,22 +116,17 @@ function decision(page, found, done) {
     await end(found, "propose", outcome, lines.chosen(), lines.keeps());
     await done("case.proposeddone");
   };
-  const fields = [outcomeField(found), lines.field, words];
+  // Only a dispute can be without ground, and only an exception be granted.
+  const mayBeUnfounded = ["dispute", "exception"].includes(found.kind);
+  const outcomes = OUTCOMES.filter((one) => one !== ALONE || mayBeUnfounded);
+  const options = outcomes.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
+  const fields = [radioField("case.outcome", "outcome", options), lines.field, words];
   const form = buildForm(page, { class: "card" }, fields, "case.propose", propose);
   form.querySelector(".actions").append(closing.button);
   form.append(closing.faults);
   form.addEventListener("change", refresh);
   refresh();
   return { node: form, closing: closing.button };
-}
-
-function outcomeField(found) {
-  // Only a dispute can be without ground, and only an exception be granted.
-  const open = OUTCOMES.filter(
-    (one) => one !== ALONE || ["dispute", "exception"].includes(found.kind),
-  );
-  const options = open.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
-  return radioField("case.outcome", "outcome", options);
 }
 
 /** The lines that may be closed: `field`, null where there are none, the ids `chosen()`, and
@@ -144,9 +162,7 @@ function approval(page, found, done) {
   const close = () => end(found, "close", outcome, lines, keeps);
   const closeAndTell = () => close().then(() => done("case.closeddone"));
   const approve = workButton(page, "case.approve", closeAndTell, "primary");
-  const withdraw = workButton(page, isMine ? "case.withdraw" : "case.refuse", () =>
-    post(["cases", found.case_id, "withdraw"]).then(() => done("case.withdrawn")),
-  );
+  const withdraw = withdrawal(page, found, done, isMine);
   const isAlone =
     isMine && (outcome !== ALONE || found.kind !== "dispute" || lines.length > 0);
   const node = element(

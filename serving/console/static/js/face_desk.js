@@ -223,11 +223,11 @@ function side(desk, name, isSeen) {
     over.classList.add("face-over");
     frame.append(over);
   }
-  return element(
-    "figure.face-side",
-    isSeen && frame,
-    element("figcaption", choice, face.url && dateOf(face)),
-  );
+  // When it was taken, or came in where nobody told.
+  const taken = takenAt(face);
+  const at = face.url && (taken ?? face.subject.received_at);
+  const date = at && hint(`${say(taken ? "face.captured" : "face.received")} `, moment(at));
+  return element("figure.face-side", isSeen && frame, element("figcaption", choice, date));
 }
 
 function picture(desk, face) {
@@ -402,13 +402,6 @@ function curveOf(desk) {
   if (!curve || !found || desk.left.subject === desk.right.subject) return null;
   const limits = searchLimits(thresholds);
   return curveFigure(say("curve.identification"), curve, limits, found.score);
-}
-
-/** When it was taken, or came in where nobody told. */
-function dateOf(face) {
-  const taken = takenAt(face);
-  const at = taken ?? face.subject.received_at;
-  return at && hint(`${say(taken ? "face.captured" : "face.received")} `, moment(at));
 }
 
 /** Of a portrait nobody says when it was taken. */

@@ -2,7 +2,7 @@
 // And dialogs over the page: the browser gives the focus back to where it was.
 
 import { add, element, placeOf, plainButton, replace } from "./elements.js";
-import { currentLanguage, say, sayIfKnown } from "./language.js";
+import { language, say, sayIfKnown } from "./language.js";
 import { DOCUMENT_TYPES } from "./vocabulary.js";
 
 let count = 0;
@@ -26,14 +26,10 @@ export function momentField(key, given) {
   const field = textField(key, { type: "datetime-local", step: 1, ...given });
   const input = field.querySelector("input");
   const set = (moment) => {
-    input.value = moment === null ? "" : wallClock(moment);
+    const shift = (moment?.getTimezoneOffset() ?? 0) * 60_000;
+    input.value = moment ? new Date(moment - shift).toISOString().slice(0, 19) : "";
   };
   return { field, set };
-}
-
-function wallClock(moment) {
-  const shifted = new Date(moment.getTime() - moment.getTimezoneOffset() * 60_000);
-  return shifted.toISOString().slice(0, 19);
 }
 
 export function areaField(key, given) {
@@ -250,7 +246,7 @@ export function faultBox(fault, retry = null) {
     "div.notice.bad",
     { role: "alert" },
     element("p.notice-title", sentenceOf(fault)),
-    fault.advice && element("p", fault.advice[currentLanguage()]),
+    fault.advice && element("p", fault.advice[language]),
     fault.code && element("p.notice-detail", { lang: "en", translate: "no" }, detail),
     fault.correlator &&
       element("p.notice-detail", `${say("fault.correlator")} `, element("code", fault.correlator)),

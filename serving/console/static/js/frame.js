@@ -4,7 +4,7 @@
 import { endSession, isSandbox, isSession, signOut, whoAmI } from "./api.js";
 import { add, element, kept, PARENTS, placeOf, PLACES, plainButton, quoted, replace } from "./elements.js";
 import { checkField, closingButton, faultBox, openDialog } from "./forms.js";
-import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
+import { chooseLanguage, language, LANGUAGES, say } from "./language.js";
 
 const root = document.getElementById("console");
 const spoken = element("p.spoken", { role: "status", "aria-live": "polite" });
@@ -15,7 +15,10 @@ export function buildFrame() {
   main = element("main", { id: "main", tabindex: "-1" });
   // What was said last may be in another language, or to somebody else.
   replace(spoken);
-  replace(root, skipLink(), isSandbox() && sandboxBanner(), header(), main, spoken);
+  const skipping = element("a.skip", { href: "#main", onclick: skip }, say("frame.skip"));
+  // It stays in sight while the page is scrolled.
+  const banner = isSandbox && element("p.sandbox", { role: "note" }, say("frame.sandbox"));
+  replace(root, skipping, banner, header(), main, spoken);
 }
 
 /** Empties the page for a view, which `signal` ends. */
@@ -37,15 +40,6 @@ function announce(text) {
   // The same words twice are spoken twice only where they were gone in between.
   spoken.textContent = "";
   setTimeout(() => (spoken.textContent = text), 50);
-}
-
-function skipLink() {
-  return element("a.skip", { href: "#main", onclick: skip }, say("frame.skip"));
-}
-
-/** It stays in sight while the page is scrolled. */
-function sandboxBanner() {
-  return element("p.sandbox", { role: "note" }, say("frame.sandbox"));
 }
 
 function skip(event) {
@@ -84,7 +78,7 @@ function ownerBox({ role, carrier, outlet, person }) {
 
 function languages() {
   const options = Object.entries(LANGUAGES).map(([code, name]) =>
-    element("option", { value: code, lang: code, selected: code === currentLanguage() }, name),
+    element("option", { value: code, lang: code, selected: code === language }, name),
   );
   const choice = element("select", { id: "language", translate: "no", onchange: change }, options);
   return [element("label.spoken", { for: "language" }, say("frame.language")), choice];
@@ -148,11 +142,10 @@ export function showShortcuts() {
     element("dt", element("kbd", { translate: "no" }, key)),
     element("dd", say(`keys.${key === "?" ? "help" : key}`)),
   ]);
-  const toggle = checkField(say("keys.on"), { checked: isOn, onchange: switchKeys });
+  const onchange = (event) => {
+    isOn = event.target.checked;
+    kept(() => localStorage.setItem(KEPT, isOn ? "on" : "off"));
+  };
+  const toggle = checkField(say("keys.on"), { checked: isOn, onchange });
   openDialog(say("keys.title"), [element("dl.keys", rows), toggle, closingButton("action.close")]);
-}
-
-function switchKeys(event) {
-  isOn = event.target.checked;
-  kept(() => localStorage.setItem(KEPT, isOn ? "on" : "off"));
 }

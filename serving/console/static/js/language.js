@@ -8,7 +8,7 @@ const TAGS = { en: "en", zh: "zh-Hans", ko: "ko" };
 const KEPT = "sosie.language";
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
-let code = "en";
+export let language = "en";
 let texts = {};
 
 /** The language that was chosen, else the first of the browser's that there is, else English. */
@@ -24,13 +24,9 @@ export function preferredLanguage() {
 export async function chooseLanguage(chosen) {
   const response = await fetch(`/console/i18n/${chosen}.json`, { credentials: "omit" });
   texts = await response.json();
-  code = chosen;
+  language = chosen;
   document.documentElement.lang = TAGS[chosen];
   kept(() => localStorage.setItem(KEPT, chosen));
-}
-
-export function currentLanguage() {
-  return code;
 }
 
 /** The text of a key, with `{name}` replaced by the values given. */
@@ -50,7 +46,7 @@ export function sayIfKnown(key) {
 export function moment(text, styles = { dateStyle: "medium", timeStyle: "short" }) {
   if (!text) return element("span", "–");
   const given = new Date(text);
-  const shown = new Intl.DateTimeFormat(TAGS[code], styles).format(given);
+  const shown = new Intl.DateTimeFormat(TAGS[language], styles).format(given);
   return element("time", { datetime: given.toISOString(), translate: "no" }, shown);
 }
 
@@ -58,7 +54,7 @@ export function moment(text, styles = { dateStyle: "medium", timeStyle: "short" 
 export const day = (text) => moment(text, { dateStyle: "medium" });
 
 export function number(value, options = {}) {
-  return new Intl.NumberFormat(TAGS[code], options).format(value);
+  return new Intl.NumberFormat(TAGS[language], options).format(value);
 }
 
 /** A cosine with three digits, or a dash where nothing was compared. */

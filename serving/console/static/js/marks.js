@@ -3,7 +3,7 @@
 import { isMe, personOf } from "./api.js";
 import { add, element, figure, link, quoted, replace, shortId } from "./elements.js";
 import { workButton } from "./forms.js";
-import { currentLanguage, moment, number as count, say, sayIfKnown, score } from "./language.js";
+import { language, moment, number as count, say, sayIfKnown, score } from "./language.js";
 
 /** A decision or a state: a sign and a word, so that its colour says nothing alone. */
 export function badge(family, value) {
@@ -34,7 +34,7 @@ export function reasonList(reasons) {
           sayIfKnown(`reason.${reason}`) ?? quoted(reason),
           photograph && element("span.hint", ` · ${say(`photograph.${photograph}`)}`),
           element("code.code", { translate: "no" }, reason),
-          advice && element("p.hint", advice[currentLanguage()]),
+          advice && element("p.hint", advice[language]),
         ),
       ),
     ),

@@ -59,7 +59,9 @@ export function pictureField(
 
   forget(say("picture.none"));
   page.signal.addEventListener("abort", () => forget(""));
-  const camera = cameraButton(page, label, most > 1 ? BURST : 1, keep);
+  const open = () => openCamera(page, label, most > 1 ? BURST : 1, keep);
+  // Browsers give a camera to pages of https and of this machine alone.
+  const camera = navigator.mediaDevices?.getUserMedia && plainButton(say("picture.camera"), open);
   const field = buildField({ id, label, preview, words, choose, most }, camera);
   const complain = (text) => {
     words.textContent = text;
@@ -101,14 +103,6 @@ const WANTED = { video: { facingMode: "user", width: { ideal: 1280 } } };
 // So far apart, frames differ in what a moment does to a face: a blink, a turn, noise.
 const BETWEEN_MS = 300;
 
-/** A button that opens the camera, or null where there can be none; `keep(blobs, moment)`. */
-export function cameraButton(page, label, shots, keep) {
-  // Browsers give a camera to pages of https and of this machine alone.
-  if (!navigator.mediaDevices?.getUserMedia) return null;
-  const open = () => openCamera(page, label, shots, keep);
-  return plainButton(say("picture.camera"), open);
-}
-
 async function openCamera(page, label, shots, keep) {
   const words = element("p", { role: "status" }, say("picture.waiting"));
   const video = element("video", { playsinline: true, "aria-label": say("picture.view") });
@@ -138,16 +132,12 @@ async function openCamera(page, label, shots, keep) {
     return;
   }
   if (!dialog.isConnected) return stop();
-  await play(video, stream);
+  video.muted = true;
+  video.srcObject = stream;
+  await video.play();
   words.textContent = say("picture.hold");
   shot.disabled = false;
   shot.focus();
-}
-
-function play(video, stream) {
-  video.muted = true;
-  video.srcObject = stream;
-  return video.play();
 }
 
 function takeFrame(video) {

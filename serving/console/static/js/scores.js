@@ -43,7 +43,12 @@ function scoreTable(body) {
     "score.value": ([, value]) => figure(score(value)),
     "score.threshold": ([, , limits]) =>
       limits.map(([name, limit]) => element("div", `${say(name)} `, figure(score(limit)))),
-    "score.side": ([, value, limits]) => sideOf(value, limits),
+    "score.side": ([, value, limits]) => {
+      if (value === null) return say("side.none");
+      const reached = limits.filter(([, limit]) => value >= limit).at(-1);
+      const [side, [name]] = reached ? ["side.above", reached] : ["side.below", limits[0]];
+      return say(side, { threshold: say(name) });
+    },
   });
 }
 
@@ -53,15 +58,6 @@ export function searchLimits({ review, certain }) {
     ["threshold.review", review],
     ["threshold.certain", certain],
   ];
-}
-
-function sideOf(value, limits) {
-  if (value === null) return say("side.none");
-  const passed = limits.filter(([, limit]) => value >= limit);
-  const reached = passed.at(-1);
-  return reached
-    ? say("side.above", { threshold: say(reached[0]) })
-    : say("side.below", { threshold: say(limits[0][0]) });
 }
 
 /** What the duplicate search looked at, and what it has to be expected to find by chance. */
@@ -135,7 +131,12 @@ export function curveFigure(title, curve, limits, score) {
         "aria-label": title,
         "aria-describedby": id,
       },
-      unknownZone(curve, scale),
+      shape("rect.curve-unknown", {
+        x: scale.x(curve.points.at(-1).score),
+        y: BOX.top,
+        width: Math.max(scale.x(1) - scale.x(curve.points.at(-1).score), 0),
+        height: HEIGHT - BOX.top - BOX.bottom,
+      }),
       grid(scale),
       band(curve, scale),
       shape("path.curve-line", { d: lineOf(curve.points, scale, (point) => point.fmr) }),
@@ -201,16 +202,6 @@ function lineOf(points, { x, y }, read) {
         `${place ? "L" : "M"}${x(point.score).toFixed(1)} ${y(read(point)).toFixed(1)}`,
     )
     .join(" ");
-}
-
-function unknownZone(curve, { x }) {
-  const from = x(curve.points.at(-1).score);
-  return shape("rect.curve-unknown", {
-    x: from,
-    y: BOX.top,
-    width: Math.max(x(1) - from, 0),
-    height: HEIGHT - BOX.top - BOX.bottom,
-  });
 }
 
 function placeText(place, count) {

@@ -6,7 +6,7 @@ import {
   isSamePerson,
   isSession,
   keepPlace,
-  providerName,
+  provider,
   readSession,
   showKey,
   signIn,
@@ -27,7 +27,7 @@ export function tellSignedIn() {
 
 /** A link to the identity provider. */
 export function providerLink(given) {
-  const label = say("signin.with", { name: providerName() });
+  const label = say("signin.with", { name: provider });
   return element("a.button.primary", { href: BEGIN, ...given }, label);
 }
 
@@ -101,7 +101,7 @@ function ask(signal) {
       say("again.title"),
       [
         hint(say("again.lead", { name: before.name })),
-        providerName() && element("p", providerLink({ target: "_blank", rel: "noopener" })),
+        provider && element("p", providerLink({ target: "_blank", rel: "noopener" })),
         form,
         told,
         plainButton(say("again.leave"), () => finish(false), "quiet"),
@@ -122,20 +122,20 @@ export async function show(page, reason = null) {
   const field = keyField();
   const refused = element("div");
   const keep = () => page.wanted !== null && keepPlace(page.wanted);
-  const provider =
-    providerName() === null ? null : providerLink({ onclick: keep, class: "button primary" });
+  const asking =
+    provider === null ? null : providerLink({ onclick: keep, class: "button primary" });
   page.show(
     element(
       "div.signin",
       pageHead("signin.title", provider === null ? "signin.lead" : "signin.both"),
       told && notice("warn", element("p", { role: "alert" }, told)),
-      provider && element("p.card", provider),
+      asking && element("p.card", asking),
       buildForm(page, { class: "card" }, [field, refused], "signin.submit", ({ key }) =>
         enter(page, key, refused),
       ),
     ),
   );
-  (provider ?? field.querySelector("input")).focus();
+  (asking ?? field.querySelector("input")).focus();
 }
 
 async function enter(page, text, refused) {

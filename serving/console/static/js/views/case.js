@@ -27,7 +27,9 @@ import { termTable } from "./group.js";
 export async function show(page, id, focus = null) {
   const found = await get(["cases", id]);
   const actions = caseActions(page, found);
-  const names = numbersOf(found);
+  // Those that seem to be one person's come first, here and below.
+  const sorted = suspectsFirst(found.documents);
+  const names = new Map(sorted.map((one, place) => [one.document_id, number(place + 1)]));
   const faces = await faceSection(page, [...names.keys()], { names });
   const why = await whyOf(found);
   const next = workButton(page, "case.next", () => openNext(page, id), "quiet");
@@ -39,7 +41,8 @@ export async function show(page, id, focus = null) {
       next.faults,
     ),
     headOf(found),
-    mergedNotice(found),
+    found.merged_into &&
+      notice("info", element("p", `${say("case.merged")} `, idLink("case", found.merged_into))),
     erasureNotice(found),
     element(
       "div.desk",
@@ -51,6 +54,13 @@ export async function show(page, id, focus = null) {
         documents(found, names),
         revealForm(page, found),
         decidedTable(found, names),
+        // Opening it again leaves them closed.
+        found.closed_lines.length > 0 &&
+          section(
+            "case.closedlines",
+            hint(say("case.closedlines.hint")),
+            lineTable(found.closed_lines),
+          ),
         mergedTable(found),
         history(found),
         reportForm(page, found),
@@ -86,11 +96,6 @@ const ABOUT = 2;
 
 function suspectsFirst(held) {
   return [...held].sort((one, other) => other.is_suspect - one.is_suspect);
-}
-
-/** Each document's number on this page: those that seem to be one person's come first. */
-function numbersOf({ documents: held }) {
-  return new Map(suspectsFirst(held).map((one, place) => [one.document_id, number(place + 1)]));
 }
 
 /** The case that comes next in the queue that this one was opened from. */
@@ -136,11 +141,6 @@ async function whyOf({ sweep_id: sweep, group_key: key }) {
   if (!sweep || !key) return null;
   const group = await get(["sweeps", sweep, "groups", key]).catch(() => null);
   return section("case.why", group ? termTable(group) : empty("case.nowhy"));
-}
-
-function mergedNotice({ merged_into: target }) {
-  if (!target) return null;
-  return notice("info", element("p", `${say("case.merged")} `, idLink("case", target)));
 }
 
 /** Until when what the case needs is there: an erasure of it is asked for. */
@@ -279,7 +279,8 @@ function reportForm(page, { case_id: id, documents: held }) {
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */
 function saidIn({ kind, text }) {
   if (!text) return null;
-  if (kind === "note" || kind === "revealed") return element("p.note", { dir: "auto", translate: "no" }, text);
+  const isProse = kind === "note" || kind === "revealed" || kind.startsWith("reopen");
+  if (isProse) return element("p.note", { dir: "auto", translate: "no" }, text);
   if (kind === "erasure_asked") {
     return element("p", `${say("erasure.due")} `, moment(text));
   }

@@ -188,7 +188,12 @@ function fillQueue(page, list, filter, answer, reload) {
     if (isLooking()) queueMicrotask(() => showFaces(page, list));
     return cases;
   };
-  const queue = { title: "cases.caption", columns: queueColumns(filter), given: rowAttributes };
+  const given = (one) => ({
+    "data-case": one.case_id,
+    "data-documents": one.document_ids.slice(0, FACES).join(" "),
+    class: one.is_overdue ? "overdue" : null,
+  });
+  const queue = { title: "cases.caption", columns: queueColumns(filter), given };
   replace(
     list,
     waitingOf(answer),
@@ -198,17 +203,17 @@ function fillQueue(page, list, filter, answer, reload) {
   );
 }
 
-function rowAttributes(one) {
-  return {
-    "data-case": one.case_id,
-    "data-documents": one.document_ids.slice(0, FACES).join(" "),
-    class: one.is_overdue ? "overdue" : null,
-  };
-}
-
 function queueColumns(filter) {
   return {
-    "cases.chosen": choiceOf,
+    "cases.chosen": (one) =>
+      element("input", {
+        type: "checkbox",
+        name: "case",
+        value: one.case_id,
+        "aria-label": say("cases.choosethis", {
+          name: peopleText(one.people) || one.case_id.slice(-8),
+        }),
+      }),
     "case.about": (one) => [
       link(["case", one.case_id, filter], aboutOf(one)),
       element("div.hint", word("kind", one.kind)),
@@ -217,35 +222,31 @@ function queueColumns(filter) {
     "case.state": stateOf,
     "case.size": (one) => [
       say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
-      fraudOf(one),
+      one.fraud_lines > 0 &&
+        element(
+          "div.hint",
+          say("case.fraudlines", { count: number(one.fraud_lines) }),
+          one.proposal?.keep_lines && ` ${say("case.keeplines")}`,
+        ),
     ],
     "case.where": placesOf,
-    "case.score": (one) => figure(scoresOf(one)),
-    "case.age": (one) => ageOf(one.opened_at),
-    "case.due": dueOf,
+    "case.score": ({ score: best, weakest }) =>
+      figure([...new Set([weakest ?? best, best])].map(score).join(" – ")),
+    "case.age": ({ opened_at: opened }) => {
+      const days = Math.floor((Date.now() - new Date(opened)) / DAY_MS);
+      const text = number(days, { style: "unit", unit: "day", unitDisplay: "long" });
+      return element("span", { title: moment(opened).textContent }, text);
+    },
+    "case.due": ({ due_at: due, is_overdue: isOverdue, erasure_due_at: erased }) => [
+      day(due),
+      isOverdue && [" ", badge("due", "overdue")],
+      erased && element("div.hint", `${say("erasure.due")} `, day(erased)),
+    ],
   };
-}
-
-function choiceOf(one) {
-  const name = peopleText(one.people) || one.case_id.slice(-8);
-  return element("input", {
-    type: "checkbox",
-    name: "case",
-    value: one.case_id,
-    "aria-label": say("cases.choosethis", { name }),
-  });
 }
 
 function stateOf({ state, assignee }) {
   return [badge("state", state), assignee && [" ", actorName(assignee)]];
-}
-
-function dueOf({ due_at: due, is_overdue: isOverdue, erasure_due_at: erased }) {
-  return [
-    day(due),
-    isOverdue && [" ", badge("due", "overdue")],
-    erased && element("div.hint", `${say("erasure.due")} `, day(erased)),
-  ];
 }
 
 /** Small pictures in rows that have none yet, of the faces that are kept; each look is audited. */
@@ -261,7 +262,14 @@ async function showFaces(page, list) {
         const shown = idsOf(one).filter((id) => found.has(id));
         const pictures = element(
           "div.row-faces",
-          shown.map((id) => smallFace(found.get(id))),
+          // Whose reference it is needs no word; an attempt's face may be anybody's.
+          shown.map(found.get, found).map(({ url, isReference }) =>
+            element(
+              "figure",
+              element("img", { src: url, alt: "" }),
+              !isReference && element("figcaption", say("face.attempt")),
+            ),
+          ),
         );
         cellUnder(one, "case.about").prepend(pictures);
       }
@@ -270,18 +278,6 @@ async function showFaces(page, list) {
       return;
     }
   }
-}
-
-/** Whose reference it is needs no word; an attempt's face may be anybody's. */
-function smallFace({ url, isReference }) {
-  const label = !isReference && element("figcaption", say("face.attempt"));
-  return element("figure", element("img", { src: url, alt: "" }), label);
-}
-
-function fraudOf({ fraud_lines: lines, proposal }) {
-  if (!lines) return null;
-  const keeps = proposal?.keep_lines && ` ${say("case.keeplines")}`;
-  return element("div.hint", say("case.fraudlines", { count: number(lines) }), keeps);
 }
 
 function aboutOf(one) {
@@ -295,16 +291,6 @@ function placesOf({ carriers, outlets }) {
   const more =
     outlets.length > 2 ? ` ${say("case.more", { count: number(outlets.length - 2) })}` : "";
   return [quoted(shown), more, element("div.hint", quoted(carriers.join(", ")))];
-}
-
-function scoresOf({ score: best, weakest }) {
-  return weakest === null || weakest === best ? score(best) : `${score(weakest)} – ${score(best)}`;
-}
-
-function ageOf(opened) {
-  const days = Math.floor((Date.now() - new Date(opened)) / DAY_MS);
-  const text = number(days, { style: "unit", unit: "day", unitDisplay: "long" });
-  return element("span", { title: moment(opened).textContent }, text);
 }
 
 /** One button for all that are ticked; what was refused stays ticked, and is said. */

@@ -32,11 +32,6 @@ export async function show(page) {
   const exception = exceptionFields(captured);
   const earlier = element("div.columns", documentFields("replaces_"));
   const replaced = optionalFields("enroll.replaces", earlier);
-  const find = () => {
-    const { images, missing } = findImages(live, portrait, guardian, exception.isAsked());
-    if (missing) missing.complain(say("picture.missing"));
-    return missing ? null : images;
-  };
   const form = buildForm(
     page,
     { class: "card", oninput: changed },
@@ -47,9 +42,12 @@ export async function show(page) {
     ],
     "enroll.submit",
     async (values) => {
-      const images = find();
-      if (images === null) return;
-      showAnswer(page, await send(page, attempt, packImages(readValues(values), images)));
+      const { images, missing } = findImages(live, portrait, guardian, exception.isAsked());
+      if (missing) return missing.complain(say("picture.missing"));
+      const body = packImages(readValues(values), images);
+      const waits = (seconds) => page.announce(say("enroll.waiting", { seconds }));
+      const ask = (key) => post(["enrollments"], body, { headers: { "Idempotency-Key": key } });
+      showAnswer(page, await attempt.send(ask, waits));
     },
   );
   page.show(pageHead("enroll.title", "enroll.lead"), form);
@@ -68,12 +66,6 @@ function findImages(live, portrait, guardian, isExcused) {
   const given = Object.entries({ ...own, ...others }).filter(([, one]) => one.image() !== null);
   const images = Object.fromEntries(given.map(([path, one]) => [path, one.image()]));
   return { images, missing: needed.find((one) => one.image() === null) };
-}
-
-function send(page, attempt, body) {
-  const waits = (seconds) => page.announce(say("enroll.waiting", { seconds }));
-  const ask = (key) => post(["enrollments"], body, { headers: { "Idempotency-Key": key } });
-  return attempt.send(ask, waits);
 }
 
 /** Kind, number, name and dates of a document. */

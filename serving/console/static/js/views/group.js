@@ -11,6 +11,8 @@ export async function show(page, sweepId, key) {
   const group = await get(["sweeps", sweepId, "groups", key]);
   const names = new Map(group.identities.map((one, place) => [one.document_id, String(place + 1)]));
   const figure = groupFigure(group, names);
+  const fraud = group.fraud_lines?.length ?? 0;
+  const cases = group.cases.map((id) => [idLink("case", id), " "]);
   const onFace = (id, url) => showFace(figure, id, url);
   const faces = await faceSection(page, [...names.keys()], { names, onFace });
   page.show(
@@ -19,38 +21,26 @@ export async function show(page, sweepId, key) {
     element("p.lead", say(`kind.${group.kind}.hint`)),
     element("div.group.group-head", figure, identityTable(group, names)),
     leftOutNotice(group.left_out),
-    fraudNotice(group.fraud_lines),
+    // What people decided to be fraud and left in use: no sweep asks about it again.
+    fraud > 0 && notice("warn", say("case.fraudlines", { count: number(fraud) })),
     faces.node,
     element(
       "div.group",
       element("div", section("group.links", linkTable(group, names)), severedLinks(group, names)),
-      section("group.risk", termTable(group), caseList(group.cases)),
+      section(
+        "group.risk",
+        termTable(group),
+        group.cases.length > 0 && element("p", `${say("cases.caption")} `, cases),
+      ),
     ),
   );
   page.bindKeys(faces.keys);
 }
 
 function leftOutNotice(left) {
-  if (!left.identities && !left.lines && !left.links) return null;
-  const counts = Object.fromEntries(
-    Object.entries(left).map(([name, value]) => [name, number(value)]),
-  );
+  if (!Object.values(left).some(Boolean)) return null;
+  const counts = Object.fromEntries(Object.entries(left).map(([one, value]) => [one, number(value)]));
   return notice("info", say("group.leftout", counts));
-}
-
-/** What people decided to be fraud and left in use: no sweep asks about it again. */
-function fraudNotice(lines) {
-  if (!lines?.length) return null;
-  return notice("warn", say("case.fraudlines", { count: number(lines.length) }));
-}
-
-function caseList(cases) {
-  if (cases.length === 0) return null;
-  return element(
-    "p",
-    `${say("cases.caption")} `,
-    cases.map((id) => [idLink("case", id), " "]),
-  );
 }
 
 function identityTable({ identities }, names) {

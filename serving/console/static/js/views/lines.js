@@ -45,21 +45,19 @@ function showLines(page, results, found, pack) {
   }
   const counted = say("lines.found", { count: number(found.lines.length) });
   const heading = element("h2", { tabindex: "-1" }, counted);
-  const act = (line) => disputeCell(page, line, pack);
+  const act = (line) => {
+    if (line.status === "closed") return null;
+    const cell = element("div.cell");
+    const key = line.status === "disputed" ? "dispute.again" : "dispute.ask";
+    const ask = () => confirmDispute(page, line, () => dispute(page, line, pack, cell));
+    return replace(cell, plainButton(say(key), ask, "button small"));
+  };
   const matched =
     found.score === null
       ? say("lines.matched.plain")
       : say("lines.matched", { score: score(found.score), threshold: score(found.threshold) });
   replace(results, heading, hint(matched), lineTable(found.lines, act));
   heading.focus();
-}
-
-function disputeCell(page, line, pack) {
-  if (line.status === "closed") return null;
-  const cell = element("div.cell");
-  const key = line.status === "disputed" ? "dispute.again" : "dispute.ask";
-  const ask = () => confirmDispute(page, line, () => dispute(page, line, pack, cell));
-  return replace(cell, plainButton(say(key), ask, "button small"));
 }
 
 function confirmDispute(page, line, work) {

@@ -186,11 +186,10 @@ const PAST = {
     "case.about": ({ name, number }) =>
       name || number ? [name && quoted(name), " ", number && maskedNumber(number)] : "–",
     "enrollment.reasons": reasonLines,
-    "outlet.case": ({ case: found }) => (found ? caseLink(found) : "–"),
+    "outlet.case": ({ case: found }) => [
+      found ? link(["case", found.case_id], word("kind", found.kind)) : "–",
+      found && [" ", badge("state", found.state)],
+    ],
     "enrollment.decided": (one) => moment(one.decided_at),
   },
 };
-
-function caseLink({ case_id: id, kind, state }) {
-  return [link(["case", id], word("kind", kind)), " ", badge("state", state)];
-}

@@ -110,12 +110,11 @@ function facesButton(page, { people }, probe) {
       kind: PROBE,
       photographs: [{ photograph: "live", url: URL.createObjectURL(probe) }],
     };
-    const ownLikenesses = people.map((one) => ({
-      left: PROBE,
-      right: one.document_id,
-      score: one.score,
-      strangers: curve && strangersOf(curve, one.score),
-    }));
+    const ownLikenesses = people.map(({ document_id: right, score: value }) => {
+      const rate = curve && rateAt(curve, value);
+      const strangers = rate && { value: rate.value, is_bound: rate.isBound };
+      return { left: PROBE, right, score: value, strangers };
+    });
     const ids = people.map((one) => one.document_id);
     const brought = asked ? { own: [asked], ownLikenesses } : {};
     const { node, keys } = await faceSection(page, ids, brought);
@@ -126,12 +125,15 @@ function facesButton(page, { people }, probe) {
 
 const PROBE = "probe";
 
-function strangersOf(curve, value) {
-  const rate = rateAt(curve, value);
-  return { value: rate.value, is_bound: rate.isBound };
-}
-
 function person(one) {
+  const attempts = one.enrollments
+    .slice(0, 5)
+    .map(({ enrollment_id: id, decision }) => [
+      idLink("enrollments", id),
+      " ",
+      badge("decision", decision),
+      " ",
+    ]);
   return element(
     "article.card.person",
     personHead(one, "h3"),
@@ -139,23 +141,8 @@ function person(one) {
     lineTable(one.lines),
     element("h4", say("cases.caption")),
     caseTable(one.cases),
-    element("p", attempts(one)),
+    element("p", attempts.length > 0 && `${say("enrollment.list")} `, attempts),
   );
-}
-
-function attempts(one) {
-  if (one.enrollments.length === 0) return null;
-  return [
-    `${say("enrollment.list")} `,
-    one.enrollments
-      .slice(0, 5)
-      .map((attempt) => [
-        idLink("enrollments", attempt.enrollment_id),
-        " ",
-        badge("decision", attempt.decision),
-        " ",
-      ]),
-  ];
 }
 
 async function showDocument(page, id) {
@@ -165,21 +152,17 @@ async function showDocument(page, id) {
     facts([["document.id", wholeId(found.document_id)]]),
     erasureNotice(found),
     withdrawalNotice(found),
-    faceButton(page, id),
+    // Where they came from, too: each look is audited.
+    onDemand(page, "cases.faces", async () => {
+      const { node, keys } = await faceSection(page, [id]);
+      node.querySelector("details")?.setAttribute("open", "");
+      page.bindKeys(keys);
+      return node;
+    }),
     section("lines.caption", lineTable(found.lines, (line) => historyCell(page, line))),
     section("cases.caption", caseTable(found.cases)),
     section("enrollment.list", attemptTable(found.enrollments)),
   );
-}
-
-/** The faces that are kept of a document and where they came from: each look is audited. */
-function faceButton(page, id) {
-  return onDemand(page, "cases.faces", async () => {
-    const { node, keys } = await faceSection(page, [id]);
-    node.querySelector("details")?.setAttribute("open", "");
-    page.bindKeys(keys);
-    return node;
-  });
 }
 
 /** An erasure that is asked for and waits for open cases. */

@@ -70,16 +70,12 @@ function planner(page) {
     { class: "card columns", oninput: adapt },
     [scope, by, limit],
     "sweep.plan",
-    async (values) => {
-      const terms = readTerms(values);
+    async ({ scope: wanted, by: way, value }) => {
+      const terms = { scope: wanted, ...(way === "proposed" ? {} : { [way]: Number(value) }) };
       showPlan(page, plan, await post(["sweeps"], { ...terms, dry_run: true }));
     },
   );
   return element("section.block", element("h2", say("sweep.new")), form, plan);
-}
-
-function readTerms({ scope, by, value }) {
-  return { scope, ...(by === "proposed" ? {} : { [by]: Number(value) }) };
 }
 
 function showPlan(page, plan, expected) {
@@ -103,26 +99,22 @@ function showPlan(page, plan, expected) {
     element(
       "div.card",
       heading,
-      expectedFacts(expected),
+      facts([
+        ["score.threshold", figure(score(threshold))],
+        budget && ["sweep.budget", number(budget)],
+        ["sweep.references", number(expected.references)],
+        scope === "new" && ["sweep.newones", number(expected.new_references)],
+        ["sweep.comparisons", number(expected.comparisons)],
+        ["sweep.duration", duration(expected.duration_s)],
+        ["sweep.memory", bytes(expected.memory_bytes)],
+        ["sweep.falsepairs", expectationText(expected.false_pairs, rate)],
+      ]),
       warnings(expected, anyway),
       actions,
       start.faults,
     ),
   );
   heading.focus();
-}
-
-function expectedFacts(expected) {
-  return facts([
-    ["score.threshold", figure(score(expected.threshold))],
-    expected.budget && ["sweep.budget", number(expected.budget)],
-    ["sweep.references", number(expected.references)],
-    expected.scope === "new" && ["sweep.newones", number(expected.new_references)],
-    ["sweep.comparisons", number(expected.comparisons)],
-    ["sweep.duration", duration(expected.duration_s)],
-    ["sweep.memory", bytes(expected.memory_bytes)],
-    ["sweep.falsepairs", expectationText(expected.false_pairs, rate)],
-  ]);
 }
 
 function warnings({ threshold, budget, is_supported: isSupported, proposal }, anyway) {
