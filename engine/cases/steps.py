@@ -14,7 +14,7 @@ such a step is refused with `CaseMoved`.
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from msgspec import structs
 
@@ -199,21 +199,26 @@ REVEALED = Bound(100, timedelta(days=1))
 """People whose names one person is shown in full, over all their keys and sessions."""
 
 
-def count_revealed(
-    registry: Reader, now: datetime, actor: Actor, people: int, least: int = 1
-) -> Tally:
-    """Counts people whom a person is about to be shown in full; `TooManyFailures` without room for
-    `least` of them."""
-    name = f"revealed:{fold_person(actor.person)}"[:200]
-    known = registry.tallies([name]).get(name)
-    level = 0.0 if known is None else known.level_at(now, REVEALED.each)
-    if wait := REVEALED.wait(level + least - 1):
-        raise TooManyFailures(
-            f"one person is shown {REVEALED.most} people in full a day: ask again in "
-            f"{duration(wait.total_seconds())}",
-            wait.total_seconds(),
-        )
-    return Tally(name, people, REVEALED.each, REVEALED.most)
+@frozen
+class Revealed(Tally):
+    """Counts people whom a person is about to be shown in full; `TooManyFailures`, in the
+    transaction that counts them, without room for `least`."""
+
+    least: int
+
+    @classmethod
+    def to(cls, actor: Actor, people: int, least: int = 1) -> Self:
+        name = f"revealed:{fold_person(actor.person)}"[:200]
+        return cls(name, people, REVEALED.each, REVEALED.most, least)
+
+    def raised(self, level: float) -> float:
+        if wait := REVEALED.wait(level + self.least - 1):
+            raise TooManyFailures(
+                f"one person is shown {REVEALED.most} people in full a day: ask again in "
+                f"{duration(wait.total_seconds())}",
+                wait.total_seconds(),
+            )
+        return level + self.amount
 
 
 @on_writer
@@ -228,7 +233,7 @@ def reveal(
     case = call.registry.cases.get(case_id)
     # A report may show more than are left, though none that is asked for after it.
     least = 1 if reason is None else len(documents)
-    count = count_revealed(call.registry, call.now, actor, len(documents), least)
+    count = Revealed.to(actor, len(documents), least)
     told: list[Write] = []
     if reason is not None:
         _require_text(reason)
@@ -242,7 +247,7 @@ def reveal_subject(call: WriterCall, document_id: str, reason: str, actor: Actor
     """The same of all that is kept about the holder of a document."""
     _require_text(reason)
     entry = AuditEntry(actor.name, "subject.read", document_id, {"reason": reason})
-    call.commit(entry, count_revealed(call.registry, call.now, actor, 1))
+    call.commit(entry, Revealed.to(actor, 1))
 
 
 @on_writer

@@ -263,6 +263,20 @@ def check_document(document: Document, on: date) -> CheckedDocument:
     return CheckedDocument(document.type, number, name, expires_on, born_on, findings)
 
 
+def require_unnamed(reason: str, document: Document, on: date) -> None:
+    """`RequestError` for a reason that has the document's number in it, however it is typed: it
+    stays in the audit chain. `require_checkable` accepts the document."""
+    number = check_document(document, on).number.rpartition(":")[2]
+    if _squeeze(number) in _squeeze(reason):
+        raise RequestError("the reason stays in the audit chain: write it without the number")
+
+
+def _squeeze(text: str) -> str:
+    """Letters and digits alone, the digits of any script as ours."""
+    signs = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(str(unicodedata.decimal(one, one)) for one in signs if one.isalnum())
+
+
 OLDEST_YEARS = 130
 
 

@@ -44,7 +44,6 @@ from engine.registry.database import (
     AHEAD,
     KEYS,
     UNREADABLE,
-    AnyRow,
     Condition,
     Progress,
     Source,
@@ -61,15 +60,12 @@ from engine.registry.rows import (
     RowValues,
     Transaction,
     Write,
-    is_authentic,
     pages_of,
     read_as,
     select_by,
     sound_rows,
     update_one,
-    values_of,
 )
-from engine.registry.vault import Vault
 from schema import frozen
 from schema.decisions import DecidedEnrollment, RecordedEvidence
 from schema.decoding import prepare
@@ -252,22 +248,28 @@ class Tally(Write):
 
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
-        known: dict[str, AnyRow] = {}
-        for part in chunks(sorted({one.name for one in written})):
-            found = select(TALLIES).where(TALLIES.c.name.in_(part))
-            known |= {row.name: row for row in to.connection.execute(found)}
+        names = {one.name for one in written}
+        known: dict[str, TallyRecord] = {}
+        for part in chunks(sorted(names)):
+            found = to.connection.execute(select(TALLIES).where(TALLIES.c.name.in_(part)))
+            sound = sound_rows(to.vault, TALLIES, found)
+            known |= {row.name: read_as(TallyRecord, row) for row in sound}
         levels: dict[str, float] = {}
         for one in written:
             if one.name not in levels:
-                row = known.get(one.name)
-                levels[one.name] = 0.0 if row is None else _leaked(to.vault, row, one, to.at)
-            levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
-        to.delete(TALLIES.c.name, list(known))
+                before = known.get(one.name)
+                levels[one.name] = 0.0 if before is None else before.level_at(to.at, one.each)
+            levels[one.name] = min(one.most, max(0.0, one.raised(levels[one.name])))
+        to.delete(TALLIES.c.name, list(names))
         rows = [
             {"name": one, "level": level, "at": to.at} for one, level in levels.items() if level
         ]
         if rows:
             to.insert(TALLIES, rows)
+
+    def raised(self, level: float) -> float:
+        """The level that comes of this one."""
+        return level + self.amount
 
 
 class InFlight:
@@ -319,14 +321,6 @@ def tally_of(document_id: str, lookup: bytes | None) -> Condition:
     exact += [f"{HOLDER_TALLY}:{key}" for key in keys]
     starts = [f"{kind}:{key}:" for kind in (HOLDER_TALLY, TRIES_TALLY) for key in keys]
     return or_(name.in_(exact), *map(name.startswith, starts))
-
-
-def _leaked(vault: Vault, row: AnyRow, one: Tally, at: datetime) -> float:
-    """The rest of a count."""
-    if not is_authentic(vault, TALLIES, values_of(row)):
-        return 0.0
-    stays: float = row.level - max(at - row.at, timedelta()) / one.each
-    return max(0.0, stays)
 
 
 TALLIES_STAY = timedelta(days=90)

@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from engine.cases.decided import read_decided
-from engine.cases.steps import count_revealed
+from engine.cases.steps import Revealed
 from engine.errors import FourEyes, RequestError
 from engine.formatting import mask_name, mask_number
 from engine.registry.audit import AuditEntry, read_audit
@@ -315,7 +315,7 @@ def issue_list(
     if is_revealed and found.people > REVEALED_ALONE:
         detail["asked"] = _require_two(store, layout, found.people, actor.name)
     is_alone = is_revealed and 0 < found.people <= REVEALED_ALONE
-    counted = [count_revealed(store, utc_now(), actor, len(found.subjects))] if is_alone else []
+    counted = [Revealed.to(actor, len(found.subjects))] if is_alone else []
     # Before anything is written: whom the file shows is in the chain.
     store.note(AuditEntry(actor.name, MADE, layout.title[:200], detail), *counted)
     write_list(path, found, layout, types)

@@ -141,12 +141,10 @@ class Call:
         self, action: str, subject: str, detail: Mapping[str, Any] | None = None, revealed: int = 0
     ) -> None:
         """Adds an entry to the audit chain; so many people are about to be shown in full."""
-        from engine.cases.steps import count_revealed
+        from engine.cases.steps import Revealed
         from engine.registry.audit import AuditEntry
-        from engine.registry.database import utc_now
 
-        whose = self.store, utc_now(), self.person
-        counted = [count_revealed(*whose, revealed)] if revealed else []
+        counted = [Revealed.to(self.person, revealed)] if revealed else []
         self.store.note(AuditEntry(self.actor, action, subject, detail or {}), *counted)
 
     def print(self, answer: Answer) -> None:

@@ -13,7 +13,8 @@ from msgspec import structs
 from engine.formatting import number, percent, plural, span
 from engine.lifecycle.reverification import carry_out
 from engine.matching.calibration import Rate
-from engine.matching.holders import find_target
+from engine.matching.documents import require_unnamed
+from engine.matching.holders import find_holder
 from engine.registry.database import utc_now
 from engine.registry.subjects import gather_subject
 from engine.retention.job import (
@@ -284,7 +285,9 @@ def export_subject(
     """
     inputs.require_words(reason, "a reason", 500)
     inputs.require_place(page)
-    record = find_target(call.store, chosen.read(), utc_now().date())
+    document, today = chosen.read(), utc_now().date()
+    record = find_holder(call.store, document, today)
+    require_unnamed(reason, document, today)
     call.note("subject.read", record.id, {"reason": reason}, revealed=1)
     thresholds = structs.asdict(call.deployment.thresholds)
     found = gather_subject(call.store, record.id, thresholds)

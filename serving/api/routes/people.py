@@ -11,6 +11,7 @@ from msgspec import structs
 from engine.cases import deaths
 from engine.errors import NotFound
 from engine.matching import holders
+from engine.matching.documents import require_unnamed
 from engine.matching.holders import find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
@@ -201,9 +202,8 @@ async def export_subject(parts: Parts, request: Request, body: wire.SubjectReque
     Counts to the people whom one person is shown in full a day; audited, whoever is found. One at a
     time (429 meanwhile).
     """
-    if body.document.number in body.reason:
-        raise Malformed("reason: the audit chain keeps it, so it names no document")
     found = await asyncio.to_thread(_find_document, parts.store, body.document)
+    require_unnamed(body.reason, known_document(body.document), utc_now().date())
     if _EXPORTING.locked():
         # Before it is counted: whoever is told to ask again asks for nobody else.
         raise Busy(_OTHER)

@@ -1,17 +1,32 @@
 """Steps on a case: who may do what, and what the history and the audit say."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from engine.cases import steps as steps_of_cases
 from engine.cases.deaths import contest, lift, report
 from engine.cases.decided import DecisionReader
-from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, reopen, withdraw
-from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
+from engine.cases.steps import (
+    MAX_NOTE_LENGTH,
+    Revealed,
+    assign,
+    close,
+    note,
+    propose,
+    reopen,
+    reveal_subject,
+    withdraw,
+)
+from engine.errors import CaseMoved, FourEyes, NotFound, RequestError, TooManyFailures
+from engine.matching.checks.limits import Bound
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
-from engine.registry.audit import verify_chain
+from engine.registry.audit import AuditEntry, verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import new_id
 from engine.registry.events import read_events
@@ -393,17 +408,39 @@ def test_what_cannot_be_decided_anew_is_not_opened_again(service) -> None:
             reopen(*service.context, case.id, "x", ANNA)
 
 
-def test_concurrent_steps_are_taken_one_after_another(service) -> None:
-    case = service.open("a", kind=CaseKind.DISPUTE)
+def count_done(step: Callable[[int], object], refusal: type[Exception]) -> int:
+    """How many of 16 steps at once are not refused."""
 
-    def try_close(place: int) -> bool:
-        try:
-            actor = Actor(f"key:{place}", str(place))
-            close(*service.context, case.id, Outcome.UNFOUNDED, (), actor)
-        except CaseMoved:
-            return False
-        return True
+    def is_done(place: int) -> bool:
+        with suppress(refusal):
+            step(place)
+            return True
+        return False
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(try_close, range(16))) == 1
+        return sum(pool.map(is_done, range(16)))
+
+
+@pytest.mark.both_databases
+def test_of_commands_and_calls_at_once_only_those_are_shown_somebody_for_whom_there_is_room(
+    service, monkeypatch
+) -> None:
+    monkeypatch.setattr(steps_of_cases, "REVEALED", Bound(3, timedelta(days=1)))
+    document, entry = new_id(), AuditEntry(ANNA.name, "case.reported", "c")
+
+    def show(place: int) -> None:
+        if place % 2:
+            reveal_subject(*service.context, document, "Asked for.", ANNA)
+        else:
+            service.store.note(entry, Revealed.to(ANNA, 1))
+
+    assert count_done(show, TooManyFailures) == 3
+    assert len(service.entries("subject.read", entry.action)) == 3
+
+
+def test_concurrent_steps_are_taken_one_after_another(service) -> None:
+    case = service.open("a", kind=CaseKind.DISPUTE)
+    asked = (*service.context, case.id, Outcome.UNFOUNDED, ())
+    people = [Actor(f"key:{place}", str(place)) for place in range(16)]
+    assert count_done(lambda place: close(*asked, people[place]), CaseMoved) == 1
     assert len(service.entries("case.closed")) == 1
