@@ -212,12 +212,9 @@ class Revealed(Tally):
         return cls(name, people, REVEALED.each, REVEALED.most, least)
 
     def raised(self, level: float) -> float:
-        if wait := REVEALED.wait(level + self.least - 1):
-            raise TooManyFailures(
-                f"one person is shown {REVEALED.most} people in full a day: ask again in "
-                f"{duration(wait.total_seconds())}",
-                wait.total_seconds(),
-            )
+        if wait_s := REVEALED.wait(level + self.least - 1).total_seconds():
+            most = f"one person is shown {REVEALED.most} people in full a day"
+            raise TooManyFailures(f"{most}: ask again in {duration(wait_s)}", wait_s)
         return level + self.amount
 
 
@@ -231,15 +228,14 @@ def reveal(
     `TooManyFailures` for more people than one may be shown; `RequestError` for no reason.
     """
     case = call.registry.cases.get(case_id)
-    # A report may show more than are left, though none that is asked for after it.
-    least = 1 if reason is None else len(documents)
-    count = Revealed.to(actor, len(documents), least)
     told: list[Write] = []
     if reason is not None:
         _require_text(reason)
         told = [AddedNote(case.id, CaseNote(call.now, actor.person, NoteKind.REVEALED, reason))]
     entry = AuditEntry(actor.name, "case.revealed", case.id, {"documents": list(documents)})
-    call.commit(entry, *told, count)
+    # A report may show more than are left, though none that is asked for after it.
+    least = len(documents) if told else 1
+    call.commit(entry, *told, Revealed.to(actor, len(documents), least))
 
 
 @on_writer
