@@ -311,6 +311,9 @@ class Retention:
     events_days: int = days(30, "events, whether or not they were read; 0: kept")
     line_events_days: int = days(730, "what happened to lines, and why; 0: kept")
     watchlist_days: int = days(0, "an entry of the watch-list; 0: until people remove it")
+    faces_days: int = days(
+        0, "an enrolled face since its holder's last line with any carrier was closed; 0: kept"
+    )
     case_hold_days: int = days(
         30,
         "so long at most an open case holds back what it needs: from when an erasure was asked "

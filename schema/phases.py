@@ -53,6 +53,8 @@ class Retained(StrEnum):
     """What happened to lines: ids, moments and causes."""
     WATCHLIST = "watchlist"
     """Entries since they were added, their faces and look-ups with them."""
+    FACES = "faces"
+    """Enrolled ones, since the last line of their holder was closed."""
 
 
 class CropScope(StrEnum):

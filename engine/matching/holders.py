@@ -34,10 +34,12 @@ from engine.registry.documents import (
     AskedErasure,
     DocumentBlock,
     DocumentRecord,
+    certify_erasure,
 )
 from engine.registry.lines import LineRecord
+from engine.registry.people import FaceErasure
 from engine.registry.references import RemovedReference, SecondTemplate
-from engine.registry.retention import DocumentErasure, FaceErasure, certify_erasure
+from engine.registry.retention import DocumentErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import WatchEntry
@@ -144,25 +146,30 @@ def erase_holder(
         # More may have been asked for since.
         asked = record.erasure_scope if record.awaits_erasure else scope
         is_face = scope is asked is ErasureScope.FACE
-        ids = record.reference_ids
-        sequence = writer.sequence + 1 if ids else writer.sequence
-        # With a face none is closed, nor is it told how many others have.
-        lines = 0 if is_face else sum(it.closed_at is None for it in registry.lines_of(record.id))
-        detail = {"references": len(ids), "lines": lines, "gallery_sequence": sequence}
-        # Those that are still open have had their time.
-        note = CaseNote(now, person_of(actor), NoteKind.ERASED, record.id)
-        (action,) = (
-            name for name, one in CERTIFIED.items() if (one is ErasureScope.FACE) is is_face
-        )
-        writes = [
-            AuditEntry(actor, action, record.id, detail),
-            *(RemovedReference(key, sequence) for key in ids),
-            FaceErasure(record.id, None) if is_face else DocumentErasure(record.id, actor),
-            *tell_cases(registry.cases.open_of([record.id])[record.id], note),
-        ]
-        return certify_erasure(publish(writer, registrar.gallery, writes))
+        return erase_record(call, registrar.gallery, record, actor, is_face=is_face)
 
     return registrar.run(perform)
+
+
+def erase_record(
+    call: WriterCall, gallery: Gallery, record: DocumentRecord, actor: str, *, is_face: bool
+) -> ErasureCertificate:
+    """Erases a document, or its face alone, now and whatever holds it."""
+    ids = record.reference_ids
+    sequence = call.writer.sequence + 1 if ids else call.writer.sequence
+    # With a face none is closed, nor is it told how many others have.
+    lines = 0 if is_face else sum(it.closed_at is None for it in call.registry.lines_of(record.id))
+    detail = {"references": len(ids), "lines": lines, "gallery_sequence": sequence}
+    # Those that are still open have had their time.
+    note = CaseNote(call.now, person_of(actor), NoteKind.ERASED, record.id)
+    (action,) = (name for name, one in CERTIFIED.items() if (one is ErasureScope.FACE) is is_face)
+    writes = [
+        AuditEntry(actor, action, record.id, detail),
+        *(RemovedReference(key, sequence) for key in ids),
+        FaceErasure(record.id, None) if is_face else DocumentErasure(record.id, actor),
+        *tell_cases(call.registry.cases.open_of([record.id])[record.id], note),
+    ]
+    return certify_erasure(publish(call.writer, gallery, writes))
 
 
 def find_holding(

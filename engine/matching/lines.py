@@ -13,6 +13,7 @@ from engine.matching.holders import (
     NOBODY,
     UNHELD,
     ErasureState,
+    erase_record,
     find_counted,
     find_document,
     find_guarded,
@@ -36,7 +37,8 @@ from engine.registry.documents import (
 )
 from engine.registry.enrollments import Tally
 from engine.registry.lines import LineChange, LineRecord
-from engine.registry.retention import FaceErasure
+from engine.registry.people import FaceErasure
+from engine.registry.retention import Hold, Until, find_due
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.watchlist import RemovedWatchEntry
@@ -45,8 +47,9 @@ from indexes.base import Floats, check_vectors
 from schema import frozen
 from schema.actors import person_of
 from schema.cases import CaseKind, CaseNote, CaseOrigin, NoteKind
-from schema.documents import Document, ErasureScope
+from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import LineEventKind, LineStatus
+from schema.phases import Retained
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
 """The same for a line unknown and for one that the caller may not see."""
@@ -120,6 +123,21 @@ def withdraw_consent(
     asked = AskedErasure(record.id, actor, due_at, ErasureScope.FACE)
     call.commit(*writes, asked, *tell_cases(cases, note))
     return ErasureState(record.id, scope=ErasureScope.FACE)
+
+
+def expire_face(
+    registrar: Runner, registry: Reader, document_id: str, actor: str, until: Until, hold: Hold
+) -> ErasureCertificate | None:
+    """Erases the face of a document if it is due by a schedule of retention; None where a line has
+    come since, or a case."""
+
+    def perform(writer: Writer, now: datetime) -> ErasureCertificate | None:
+        if not find_due(writer, Retained.FACES, until, hold, among=[document_id]):
+            return None
+        call, record = WriterCall(writer, registry, now), registry.document(document_id)
+        return erase_record(call, registrar.gallery, record, actor, is_face=True)
+
+    return registrar.run(perform)
 
 
 def _is_shared(registry: Reader, record: DocumentRecord, carriers: Sequence[str]) -> bool:

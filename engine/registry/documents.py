@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from sqlalchemy import BigInteger, CheckConstraint, String, bindparam, case, func, or_, select
 
 from engine.errors import ConsentWithdrawn, NotFound, SealBroken
-from engine.registry.audit import AuditEntry
+from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.columns import (
     KEY,
     UNIQUE,
@@ -46,7 +46,7 @@ from engine.registry.rows import (
 )
 from engine.registry.vault import Vault
 from schema import frozen
-from schema.documents import DocumentStatus, ErasureScope
+from schema.documents import DocumentStatus, ErasureCertificate, ErasureScope
 from schema.events import EventType
 from schema.people import NO_CONSENT, Consent
 
@@ -291,6 +291,18 @@ CERTIFIED = {DOCUMENT_ERASED: ErasureScope.HOLDER, "document.face_erased": Erasu
 """The scopes of erasures by those that are certificates."""
 CONSENT_WITHDRAWN, CONSENT_RENEWED = "consent.withdrawn", "consent.renewed"
 """Those of a withdrawal, and of a new consent after it."""
+
+
+def certify_erasure(record: AuditRecord) -> ErasureCertificate:
+    """The certificate of an erasure, as the audit chain has it: it can be had again."""
+    return ErasureCertificate(
+        document_id=record.entry.subject,
+        scope=CERTIFIED[record.entry.action],
+        erased_at=record.at,
+        audit_number=record.number,
+        audit_hash=record.hash.hex(),
+        **record.entry.detail,
+    )
 
 
 @frozen

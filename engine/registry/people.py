@@ -1,14 +1,31 @@
-"""Rows about people whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
+"""Rows about people whom rules treat apart: guardians, exceptions, the dead, replaced documents;
+and the end of a holder's face."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 import msgspec
-from sqlalchemy import Index, String, bindparam, func, or_, select, text, update
+from sqlalchemy import (
+    Index,
+    String,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    union_all,
+    update,
+)
 
+from engine.registry.cases import CROPS
 from engine.registry.columns import (
     INDEXED,
     KEY,
@@ -22,15 +39,18 @@ from engine.registry.columns import (
     sealed_column,
     table_of,
 )
-from engine.registry.database import KEYS, AnyRow
+from engine.registry.database import KEYS, AnyRow, Moment
+from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import ENROLLMENTS, LIVENESS, TAKEN_PROOFS
-from engine.registry.lines import LINES
-from engine.registry.references import REFERENCES
+from engine.registry.lines import IS_IN_USE, LINES
+from engine.registry.queues import erase_crops
+from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import (
     Change,
     Put,
     RecordSource,
     RowValues,
+    Single,
     Transaction,
     Write,
     authentic_rows,
@@ -222,6 +242,68 @@ _GUARDED_LINES = (
     .group_by(GUARDIANSHIPS.c.guardian_id)
 )
 _OF_GUARDIANSHIP = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
+# A document, and those that have taken its place over any number of steps.
+_FIRST = select(DOCUMENTS.c.id).correlate(DOCUMENTS).cte("newer", recursive=True, nesting=True)
+_NEWER = _FIRST.union(
+    select(REPLACEMENTS.c.successor_id).where(REPLACEMENTS.c.document_id == _FIRST.c.id)
+)
+_NEVER = literal(datetime.max.replace(tzinfo=UTC), Moment)
+_CLOSED_AT = func.coalesce(case((~IS_IN_USE, LINES.c.closed_at)), _NEVER).label("at")
+_ANSWERED_FOR = select(_CLOSED_AT).join(GUARDIANSHIPS, GUARDIANSHIPS.c.line_id == LINES.c.id)
+_USES = union_all(
+    *(
+        uses.where(column == _NEWER.c.id).correlate(_NEWER)
+        for uses, column in (
+            (select(_CLOSED_AT), LINES.c.document_id),
+            (_ANSWERED_FOR, GUARDIANSHIPS.c.guardian_id),
+            # The lines of a document that was replaced have gone to its successor.
+            (select(REPLACEMENTS.c.replaced_at), REPLACEMENTS.c.document_id),
+        )
+    )
+).subquery()
+_LAST_OF_EACH = select(func.max(_USES.c.at)).scalar_subquery()
+LAST_USE = select(func.max(_LAST_OF_EACH)).select_from(_NEWER).scalar_subquery()
+"""The close of the last line of a document's holder with any carrier, or of a minor whom the holder
+answers for; in the far future while one is in use, NULL where there was none."""
+IS_LAST_FACE = and_(
+    exists().where(REFERENCES.c.document_id == DOCUMENTS.c.id, IS_LIVE),
+    ~exists().where(
+        REFERENCES.c.document_id == _NEWER.c.id, _NEWER.c.id != DOCUMENTS.c.id, IS_LIVE
+    ),
+)
+"""True of a document with a face, where no document that has taken its place has one."""
+
+
+@frozen
+class FaceErasure(Single):
+    """The faces that attempts under a document left, its references apart: of one carrier's; or of
+    all, and then nothing of its face is left, and what waited for that is done."""
+
+    table = DOCUMENTS
+    step = 2
+
+    document_id: str
+    carrier: str | None
+
+    def follow(self, to: Transaction) -> None:
+        to.is_erasing = True
+        key, of = self.document_id, ATTEMPT_TEMPLATES.c
+        if self.carrier is None:
+            erase_crops(to.connection, [key])
+            # By document: an attempt may have left its guardian's, too.
+            to.delete(of.document_id, [key])
+            to.change(DOCUMENTS, _FACE_ERASED, [{"key": key, "number": to.audit_number}])
+            return
+        own = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.carrier == self.carrier)
+        under = own.where(ENROLLMENTS.c.document_id == key)
+        to.connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(under)))
+        to.connection.execute(delete(of.id.table).where(of.document_id == key, of.id.in_(own)))
+
+
+_FACE_ERASED = update_one(DOCUMENTS).values(
+    erasure_number=bindparam("number"),
+    **dict.fromkeys(("erasure_due_at", "erasure_asked_by", "erasure_scope")),
+)
 
 
 @frozen

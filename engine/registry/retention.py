@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from engine.cases.opening import date_change
-from engine.registry.audit import AuditEntry, AuditRecord
+from engine.registry.audit import AuditEntry
 from engine.registry.cases import (
     ALIVE_STATES,
     CASE_DOCUMENTS,
@@ -39,8 +39,19 @@ from engine.registry.cases import (
     CaseRecord,
     erase_notes,
 )
-from engine.registry.database import KEYS, UNREADABLE, Condition, Json, Moment, Source, chunks
-from engine.registry.documents import CERTIFIED, DOCUMENTS
+from engine.registry.database import (
+    KEYS,
+    UNREADABLE,
+    AnyRow,
+    Condition,
+    Json,
+    Moment,
+    Source,
+    chunks,
+    long_statements,
+    reading,
+)
+from engine.registry.documents import DOCUMENTS
 from engine.registry.enrollments import (
     ENROLLMENTS,
     EXPIRE_ATTEMPT,
@@ -58,7 +69,7 @@ from engine.registry.lines import (
     LineChange,
     LineEvent,
 )
-from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
+from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, IS_LAST_FACE, LAST_USE, forget_people
 from engine.registry.queues import erase_crops
 from engine.registry.references import ATTEMPT_TEMPLATES, IS_LIVE, REFERENCES
 from engine.registry.rows import (
@@ -77,7 +88,7 @@ from schema import frozen
 from schema.cases import CaseNote, NoteKind
 from schema.decisions import RecordedEvidence
 from schema.decoding import prepare
-from schema.documents import DocumentStatus, ErasureCertificate
+from schema.documents import DocumentStatus
 from schema.events import EventType
 from schema.lines import LineEventKind, LineStatus
 from schema.phases import Retained
@@ -209,50 +220,6 @@ class DocumentErasure(Single):
         _forget(to, [document])
 
 
-@frozen
-class FaceErasure(Single):
-    """The faces that attempts under a document left, its references apart: of one carrier's; or of
-    all, and then nothing of its face is left, and what waited for that is done."""
-
-    table = DOCUMENTS
-    step = 2
-
-    document_id: str
-    carrier: str | None
-
-    def follow(self, to: Transaction) -> None:
-        to.is_erasing = True
-        key, of = self.document_id, ATTEMPT_TEMPLATES.c
-        if self.carrier is None:
-            erase_crops(to.connection, [key])
-            # By document: an attempt may have left its guardian's, too.
-            to.delete(of.document_id, [key])
-            to.change(DOCUMENTS, _FACE_ERASED, [{"key": key, "number": to.audit_number}])
-            return
-        own = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.carrier == self.carrier)
-        under = own.where(ENROLLMENTS.c.document_id == key)
-        to.connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(under)))
-        to.connection.execute(delete(of.id.table).where(of.document_id == key, of.id.in_(own)))
-
-
-_FACE_ERASED = update_one(DOCUMENTS).values(
-    erasure_number=bindparam("number"),
-    **dict.fromkeys(("erasure_due_at", "erasure_asked_by", "erasure_scope")),
-)
-
-
-def certify_erasure(record: AuditRecord) -> ErasureCertificate:
-    """The certificate of an erasure, as the audit chain has it: it can be had again."""
-    return ErasureCertificate(
-        document_id=record.entry.subject,
-        scope=CERTIFIED[record.entry.action],
-        erased_at=record.at,
-        audit_number=record.number,
-        audit_hash=record.hash.hex(),
-        **record.entry.detail,
-    )
-
-
 ROWS_PER_BATCH = 500
 """So many rows delay decisions by a tenth of a second at most."""
 Until = Mapping[Retained, datetime]
@@ -294,8 +261,32 @@ def count_due(source: Writer | Source, kind: Retained, until: Until, hold: Hold 
     is_due, is_held = rule.find_due(kind, until, hold), rule.find_held(kind, until, hold)
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
     query: Any = select(*counts).where(is_due)
-    rows, held = tuple(source.rows(query)[0])
+    rows, held = tuple(_read(source, query)[0])
     return Due(rows, held)
+
+
+def find_due(
+    source: Writer | Source,
+    kind: Retained,
+    until: Until,
+    hold: Hold = None,
+    limit: int = ROWS_PER_BATCH,
+    among: Sequence[Any] | None = None,
+) -> list[Any]:
+    """The keys of at most `limit` rows that expire now, oldest first; `among` these, if given."""
+    rule = _RULES[kind]
+    is_due = rule.find_due(kind, until, hold) & ~rule.find_held(kind, until, hold)
+    query = select(rule.key).where(is_due).order_by(*(rule.order or (rule.dated, rule.key)))
+    if among is not None:
+        query = query.where(rule.key.in_(among))
+    # A row whose key is damaged stays, as nothing finds it.
+    return [row[0] for row in _read(source, query.limit(limit)) if row[0] is not UNREADABLE]
+
+
+def _read(source: Writer | Source, query: Select[Any]) -> Sequence[AnyRow]:
+    """For a schedule nobody waits: it may look at a whole table."""
+    with reading(source.engine) as connection, long_statements(connection):
+        return connection.execute(query).all()
 
 
 def expire(
@@ -306,11 +297,7 @@ def expire(
     To be called on the writer's thread, where nothing changes between the query and the wiping.
     """
     rule = _RULES[kind]
-    given = (kind, job.until, job.hold)
-    is_due = rule.find_due(*given) & ~rule.find_held(*given)
-    query = select(rule.key).where(is_due).order_by(*(rule.order or (rule.dated, rule.key)))
-    # A row whose key is damaged stays, as nothing finds it.
-    keys = [row[0] for row in writer.rows(query.limit(limit)) if row[0] is not UNREADABLE]
+    keys = find_due(writer, kind, job.until, job.hold, limit)
     if not keys:
         return 0
     until = job.until[kind].astimezone(UTC).isoformat()
@@ -495,4 +482,12 @@ _RULES = {
         lambda until, _: GUARDIANSHIPS.c.ends_in < until[Retained.GUARDIANS].year,
     ),
     Retained.WATCHLIST: _Rule(WATCHLIST.c.id, WATCHED_SINCE, wipe=forget_watched),
+    # Each is an erasure of its own, with a certificate: no batch wipes it.
+    Retained.FACES: _Rule(
+        DOCUMENTS.c.id,
+        LAST_USE,
+        and_(IS_LAST_FACE, DOCUMENTS.c.erasure_due_at.is_(None)),
+        document=DOCUMENTS.c.id,
+        order=(DOCUMENTS.c.id,),
+    ),
 }

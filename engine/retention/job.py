@@ -22,9 +22,9 @@ from engine.registry.audit import (
     verify_chain,
 )
 from engine.registry.database import Progress, new_id, untold, utc_now
-from engine.registry.documents import CERTIFIED
+from engine.registry.documents import CERTIFIED, certify_erasure
 from engine.registry.enrollments import BoundTallies
-from engine.registry.retention import ROWS_PER_BATCH, Due, Job, certify_erasure, count_due, expire
+from engine.registry.retention import ROWS_PER_BATCH, Due, Job, count_due, expire
 from engine.registry.store import Reader, Store
 from engine.registry.writer import ChangeRunner, Writer
 from schema import frozen
@@ -51,6 +51,7 @@ def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
         Retained.EVENTS: schedule.events_days,
         Retained.LINE_EVENTS: schedule.line_events_days,
         Retained.WATCHLIST: schedule.watchlist_days,
+        Retained.FACES: schedule.faces_days,
     }
     return {kind: now - timedelta(days=one or 0) for kind, one in days.items() if one != 0}
 
@@ -116,6 +117,8 @@ def run_retention(
     accepted; without it the runner's clock is believed.
     """
     until = find_until(schedule, now or runner.run(lambda _, moment: moment))
+    # Sweeps' files and snapshots have them, too: each is an erasure of its own.
+    until.pop(Retained.FACES, None)
     job = Job(new_id(), actor, until, schedule.hold)
     left = dict.fromkeys(until, 0)
     is_complete = True

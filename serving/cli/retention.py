@@ -45,7 +45,7 @@ from serving.cli.output import (
     print_json,
     print_line,
 )
-from serving.jobs.periodic import ClockWatch, retire_sweeps, write_certificate
+from serving.jobs.periodic import ClockWatch, expire_faces, retire_sweeps, write_certificate
 
 NAMES = {
     "attempts": "rejected attempts",
@@ -60,6 +60,7 @@ NAMES = {
     "events": "events",
     "line_events": "what happened to lines",
     "watchlist": "entries of the watch-list",
+    "faces": "faces of holders without a line",
 }
 
 
@@ -87,10 +88,13 @@ def run_now(
     if dry_run:
         return _describe_due(call)
     watch = ClockWatch.of(call.deployment)
-    made = _run(call, watch.check())
+    made = _run(call, now := watch.check())
     erased = call.deployment.finish_erasures(call.actor, watch.check)
-    if erased and not call.as_json:
-        print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
+    faces = expire_faces(call.deployment, call.actor, now)
+    told = (len(erased), "documents that waited for cases"), (len(faces), NAMES["faces"])
+    for count, what in told:
+        if count and not call.as_json:
+            print_line(f"[green]Erased[/]: {count:,} {what}.")
     values = write_certificate(made)
     call.print(_tell_result(made, values))
     fallback = f"the certificate is entry {made.audit_number} of the audit chain"

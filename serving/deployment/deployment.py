@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.capacity import ERASURES_GATHER_S
 from engine.errors import (
@@ -47,6 +47,7 @@ from engine.matching.judge import Judge
 from engine.matching.lines import withdraw_consent
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.registry.database import utc_now
+from engine.registry.documents import DocumentRecord
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -178,6 +179,7 @@ def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
     return AuthorityTerms(unavailable, unknown, Decision(settings.contradicts), least)
 
 
+T = TypeVar("T")
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
 """A deployment that replayed or added more references saves a snapshot when it closes."""
@@ -513,7 +515,6 @@ class Deployment(Closing):
         believed: `ClockImplausible`, by the `check` of a service that has watched it, or by the
         audit chain."""
         now = utc_now()
-        done: list[ErasureCertificate] = []
         faults: list[SosieError] = []
         pending = list_pending(self.store)
         wanted = [one for one in pending if not one.cases]
@@ -526,10 +527,22 @@ class Deployment(Closing):
             wanted += late
         except SosieError as error:
             faults.append(error)
-        for one in wanted:
+        # The registrar loads the gallery: not where nothing is wanted.
+        erasures = (
+            partial(self._erase, self.registrar, one.document_id, actor, None, one.scope)
+            for one in wanted
+        )
+        return self.erase_each(erasures, faults)
+
+    def erase_each(
+        self, erasures: Iterable[Callable[[], object]], faults: Iterable[SosieError] = ()
+    ) -> list[ErasureCertificate]:
+        """Does each of these; the first error, of before or of one that fails, is raised then."""
+        done, faults = [], [*faults]
+        for erase in erasures:
             try:
                 with self.erasing:
-                    made = self._erase(self.registrar, one.document_id, actor, None, one.scope)
+                    made = erase()
             except NotFound:
                 # Erased by retention meanwhile.
                 continue
@@ -564,19 +577,22 @@ class Deployment(Closing):
                 given = (runner, self.store, earlier, actor, None, hold)
                 withdraw_consent(*given, is_earlier=True)
             self._erase(runner, earlier, actor, None, scope)
+        erase = partial(erase_holder, runner, self.store, target, actor, carrier, hold, scope)
+        return self.remove_face(holder, erase)
+
+    def remove_face(self, holder: DocumentRecord, erase: Callable[[], T]) -> T:
+        """Erases a face from sweeps' files and snapshots, then from the store; call it while
+        erasing."""
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.
         had_snapshot = self.snapshots.has_any
         self.snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         try:
-            made = erase_holder(runner, self.store, target, actor, carrier, hold, scope)
-        except SosieError:
-            # Nothing was erased, and the next start needs a snapshot all the same.
+            return erase()
+        finally:
+            # Where nothing was erased the next start needs a snapshot all the same.
             self._ask_reseal(had_snapshot=had_snapshot)
-            raise
-        self._ask_reseal(had_snapshot=had_snapshot)
-        return made
 
     def _ask_reseal(self, *, had_snapshot: bool) -> None:
         """Has the snapshot saved again, once for all erasures until then; call it while erasing."""

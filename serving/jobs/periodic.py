@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,8 +20,10 @@ from engine.errors import ClockImplausible, RequestError, SosieError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
+from engine.matching.lines import expire_face
 from engine.registry.audit import AuditEntry
 from engine.registry.database import utc_now
+from engine.registry.retention import find_due
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.retention.job import (
@@ -29,11 +32,13 @@ from engine.retention.job import (
     Seen,
     check_clock,
     check_step,
+    find_until,
     preview,
     run_retention,
 )
 from indexes.atomic_files import replacing
 from schema.documents import ErasureCertificate
+from schema.phases import Retained
 from serving.deployment.deployment import Deployment, warn_on_stderr
 
 if TYPE_CHECKING:
@@ -205,6 +210,32 @@ def retire_sweeps(
     return expired
 
 
+MOST_FACES = 100_000
+"""So many that are due are erased in one run."""
+
+
+def expire_faces(
+    deployment: Deployment,
+    actor: str,
+    now: datetime,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> list[ErasureCertificate]:
+    """Erases faces whose time is over and that no open case holds, each with a certificate; one
+    that fails is due the next time, as in `Deployment.finish_erasures`."""
+    store, schedule = deployment.store, deployment.settings.retention
+    terms = find_until(schedule, now), schedule.hold
+
+    def expire(key: str) -> ErasureCertificate | None:
+        # Before sweeps' files lose it: a line may have come since all were looked for.
+        if is_stopped() or not find_due(store, Retained.FACES, *terms, among=[key]):
+            return None
+        erase = partial(expire_face, deployment.registrar, store, key, actor, *terms)
+        return deployment.remove_face(store.document(key), erase)
+
+    due = find_due(store, Retained.FACES, *terms, limit=MOST_FACES) if schedule.faces_days else ()
+    return deployment.erase_each(partial(expire, key) for key in due)
+
+
 ACTOR = "sosie:retention"
 DAY = timedelta(days=1)
 LOOK_AGAIN_S = 3600.0
@@ -298,6 +329,9 @@ class DailyRetention(PeriodicJob):
                 self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
                 self._meter.add(metrics.EVENTS_LEFT, by=count)
         self._examine()
+        # Last: an error of one is told once nothing else waits for it.
+        if faces := expire_faces(self._deployment, ACTOR, now, self._closing.is_set):
+            self._log.info("faces_expired", documents=len(faces))
 
 
 FINISH_EVERY_S = 60.0

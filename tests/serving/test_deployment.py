@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, recovery
 from engine.matching.calibration import ThresholdRates
+from engine.matching.lines import close_line
 from engine.matching.requests import Answer
 from engine.models.catalog import CARDS_FOLDER
+from engine.registry.database import utc_now
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 from indexes.segmented.merging import Rewrite
@@ -31,6 +34,8 @@ from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import threshold_rates
 from serving.deployment.snapshots import OpenIndex, gallery_config
+from serving.jobs import periodic
+from serving.jobs.periodic import expire_faces
 from serving.settings.sections import ModelSettings, ThresholdSettings
 from serving.settings.settings import Settings, load_settings, make_settings
 from tests.engine.matching.conftest import People
@@ -39,7 +44,11 @@ from tests.waiting import wait_until
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
-WHOLE = ("before the withdraw_consent", "after the withdraw_consent", "before the erase_holder")
+STEPS = (opened, "withdraw_consent"), (opened, "erase_holder"), (periodic, "expire_face")
+WHOLE = (
+    *("before the withdraw_consent", "after the withdraw_consent"),
+    *("before the erase_holder", "before the expire_face"),
+)
 ERASE = ("erase", "--document-type", "cn-ric", "--document-number", NUMBER, "--yes")
 
 Open = Callable[..., Deployment]
@@ -278,15 +287,16 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
             assert deployment.overdue_s > 0
 
 
-@pytest.mark.parametrize("scope", ErasureScope)
+@pytest.mark.parametrize("scope", [*ErasureScope, None])
 def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_killed(
-    full_home, tmp_path, monkeypatch, scope: ErasureScope
+    full_home, tmp_path, monkeypatch, scope: ErasureScope | None
 ) -> None:
     """A copy of the home is what a process that is killed at that moment leaves."""
     merging, released = threading.Event(), threading.Event()
     killed: dict[str, Path] = {}
     people, asked = People(seed=4, dim=128, outlet="b1"), []
-    settings = make_settings({"gallery": {"head_rows": 64}})
+    late = utc_now() + timedelta(days=31)
+    settings = make_settings({"gallery": {"head_rows": 64}, "retention": {"faces_days": 30}})
 
     def kill(step: str) -> None:
         assert step not in killed
@@ -327,6 +337,7 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
         entries = snapshot.in_force(full_home / "gallery", origin, deployment.vault.sealer())
         (holding,) = [one.file.name for one in entries if one.segment == segment.name]
         assert (full_home / "gallery" / segment_file(holding)).exists()
+        close_line(deployment.registrar, deployment.store, asked[5].msisdn, "test")
         monkeypatch.setattr(Rewrite, "build", merge)
         for _ in range(10):
             enroll(deployment, 64)
@@ -334,17 +345,21 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             if merging.wait(1):
                 break
         assert merging.is_set()
-        for name in ("withdraw_consent", "erase_holder"):
-            monkeypatch.setattr(opened, name, around(name, getattr(opened, name)))
+        for module, name in STEPS:
+            monkeypatch.setattr(module, name, around(name, getattr(module, name)))
         monkeypatch.setattr(snapshots, "save_snapshot", around("save", recovery.save_snapshot))
         monkeypatch.setattr(snapshot, "publish", around("publication", snapshot.publish))
         monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
-        assert deployment.erase(asked[5].document, "test", scope=scope).references == 1
+        if scope is None:
+            (made,) = expire_faces(deployment, "test", late)
+        else:
+            made = deployment.erase(asked[5].document, "test", scope=scope)
+        assert made.references == 1
         kill("before the merge ends")
         released.set()
         deployment._resealing.submit(int).result()
     monkeypatch.undo()
-    assert len(killed) == (7 if scope is ErasureScope.HOLDER else 9)
+    assert len(killed) == (9 if scope is ErasureScope.FACE else 7)
     for step, home in killed.items():
         has_file = (home / "gallery" / segment_file(holding)).exists()
         assert has_file == (step in WHOLE[:2]), step
@@ -359,6 +374,9 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             # A withdrawal that was acknowledged is gone on with.
             is_due = scope is ErasureScope.FACE and step in WHOLE[1:]
             assert len(deployment.finish_erasures("test")) == is_due, step
+            # A face whose time is over is due as long as it is there.
+            if scope is None:
+                assert len(expire_faces(deployment, "test", late)) == (not is_erased), step
 
 
 def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(open_home, full_home) -> None:

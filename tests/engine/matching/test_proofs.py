@@ -30,7 +30,7 @@ from engine.matching.checks.limits import Guard
 from engine.matching.checks.order import replay
 from engine.matching.checks.proofs import ProofChecker, ProofTerms
 from engine.matching.holders import block_document, erase_holder, list_pending, read_erasure
-from engine.matching.lines import close_line, withdraw_consent
+from engine.matching.lines import close_line, expire_face, withdraw_consent
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import ABSENT
@@ -38,8 +38,9 @@ from engine.matching.verification import HolderComparison, HolderProbe, ProofCom
 from engine.registry.damage import find_damage
 from engine.registry.database import utc_now
 from engine.registry.enrollments import InFlight, LivenessCount
+from engine.registry.retention import find_due
 from engine.registry.rows import changing_rows
-from engine.retention.job import check_certificate
+from engine.retention.job import check_certificate, find_until
 from schema.actors import Caller
 from schema.cases import Outcome
 from schema.decisions import RecordedProof
@@ -47,10 +48,12 @@ from schema.documents import Document, ErasureScope
 from schema.lines import LineEventKind
 from schema.options import CarrierPeople, Limits, PeopleRules
 from schema.people import RENEWED, Consent, ExceptionCause, GivenConsent, ProofLevel, ProofWay
+from schema.phases import Retained
 from schema.reasons import Decision, LivenessUse, Reason
 from tests.engine.matching.conftest import CHILD, NOW, Lab, card, close, guard_of
 from tests.engine.matching.test_bulk_enrollment import admit, number, subscriber
 from tests.engine.matching.test_people import RED, UNSEEN, ask
+from tests.engine.retention.conftest import only
 from tests.tables import tables
 
 US, KEY = "deployment", ECKey.generate_key("P-256", parameters={"kid": "one"})
@@ -669,6 +672,57 @@ def test_an_exception_is_granted_by_the_consent_that_holds_then(lab: Lab, held) 
     assert withdraw(registrar, lab, key, "red", hold=timedelta(days=1)).state == "pending"
     close(registrar, lab, faceless, Outcome.UNFOUNDED)
     assert sum(one.carrier == "blue" for one in lab.store.lines_of(key)) == 3
+
+
+@pytest.mark.both_databases
+def test_a_face_leaves_once_its_holders_last_line_anywhere_was_closed_for_its_time(
+    lab: Lab, held
+) -> None:
+    registrar, person, answer = held
+    key, schedule = answer.decided.document_id, only(faces_days=30, case_hold_days=30)
+
+    def find_due_in(days: int) -> list[str]:
+        until = find_until(schedule, utc_now() + timedelta(days=days))
+        return find_due(lab.store, Retained.FACES, until, schedule.hold)
+
+    def expire(document_id: str) -> Any:
+        until = find_until(schedule, utc_now() + timedelta(days=31))
+        given = (registrar, lab.store, document_id, "test", until, schedule.hold)
+        return expire_face(*given)
+
+    def open_line(number: int, **more: Any) -> Any:
+        (made,) = ask(registrar, lab.request(person, document=card(number), **more))
+        return made.decided
+
+    def close_last(decided: Any) -> list[str]:
+        close_line(registrar, lab.store, decided.line_id, "test")
+        return find_due_in(31)
+
+    red, guardian = open_line(1, **RED), lab.guardian(person, 1, portrait=False)
+    (minors,) = ask(registrar, lab.request(document=card(8, CHILD), guardian=guardian))
+    assert [close_last(one) for one in (answer.decided, red)] == [[], []]
+    assert close_last(minors.decided) == sorted([key, minors.decided.document_id])
+    assert find_due_in(29) == []
+    expire(minors.decided.document_id)
+    # A case holds it for so long; a line that has come since, for good.
+    (beside,) = ask(registrar, lab.request(document=card(1)))
+    assert (find_due_in(31), expire(key), find_due_in(61)) == ([], None, [key])
+    close(registrar, lab, beside.decided.cases[0].id, Outcome.UNFOUNDED)
+    moved = open_line(2, replaces=card(1))
+    assert (find_due_in(61), expire(key)) == ([], None)
+    # Of one person's documents the newest is the first.
+    for one in (close_last(moved), [key]):
+        made = expire(*one)
+        assert (made.references, made.scope) == (1, ErasureScope.FACE)
+        assert read_erasure(lab.store, made.document_id).certificate == made
+        assert check_certificate(lab.store, made) is None
+    assert (made.document_id, find_due_in(99), len(registrar.gallery)) == (key, [], 0)
+    assert decide(registrar, lab.request(person, document=card(2))) == APPROVED
+    # One without a face stands between, and lets none go that its holder's line still needs.
+    third, _ = [open_line(number, replaces=card(number - 1)) for number in (3, 4)]
+    erase_holder(registrar, lab.store, third.document_id, "test", scope=ErasureScope.FACE)
+    assert (len(registrar.gallery), find_due_in(99)) == (2, [])
+    assert find_damage(lab.store) == []
 
 
 def test_an_open_case_holds_the_face_and_nothing_new_comes_to_it(lab: Lab, held) -> None:

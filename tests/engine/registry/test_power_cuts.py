@@ -23,8 +23,9 @@ from engine.errors import LeaseLost, RegistryError, StorageFailed
 from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
 from engine.registry.documents import ConsentChange
+from engine.registry.people import FaceErasure
 from engine.registry.references import RemovedReference
-from engine.registry.retention import DocumentErasure, FaceErasure
+from engine.registry.retention import DocumentErasure
 from engine.registry.rows import choose
 from engine.registry.store import Store
 from engine.registry.vault import Vault

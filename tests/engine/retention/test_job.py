@@ -211,7 +211,7 @@ def test_documents_have_the_time_of_whichever_attempts_leave_and_crops_their_own
     assert find_until(only(review_days=1), NOW)[Retained.DOCUMENTS] == NOW - DAY
     assert Retained.DOCUMENTS not in find_until(only(closed_lines_days=1), NOW)
     # Attempts leave before the documents that stand on them.
-    assert list(find_until(Retention(watchlist_days=1), NOW)) == list(Retained)
+    assert list(find_until(Retention(watchlist_days=1, faces_days=1), NOW)) == list(Retained)
 
 
 @dataclass

@@ -51,15 +51,16 @@ def close_cases(home: Path, sosie: Any, become: Any) -> None:
 
 def test_what_would_leave_is_shown_and_stays(aged_home, sosie, contents) -> None:
     before = contents(aged_home)
-    at = ("--home", aged_home)
-    shown = sosie("retention", "show", *at, "--json").json
-    assert len(shown["due"]) == 11
+    at, kept = ("--home", aged_home), {"SOSIE_RETENTION__FACES_DAYS": "720"}
+    assert "faces" not in sosie("retention", "show", *at, "--json").json["due"]
+    shown = sosie("retention", "show", *at, "--json", env=kept).json
+    assert len(shown["due"]) == 12
     assert {kind: count for kind, count in shown["due"].items() if count} == {"answers": 2}
     # The duplicate opened a case on both documents.
-    assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
+    assert [shown["held"][kind] for kind in ("attempts", "lines", "faces")] == [1, 1, 1]
     assert shown["crops"] == {"keep": "none", "days": 30, "hold_days": 0}
     assert shown["daily_at"] == "02:30"
-    again = sosie("retention", "run", "--dry-run", *at, "--json").json
+    again = sosie("retention", "run", "--dry-run", *at, "--json", env=kept).json
     assert (again["due"], again["held"]) == (shown["due"], shown["held"])
     assert "180 days" in sosie("retention", "show", *at).out
     assert contents(aged_home) == before
