@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,24 +78,8 @@ def two_nodes() -> Iterator[None]:
                 cluster.shutdown()
 
 
-def make_settings(shards: int) -> Settings:
-    return Settings(gallery=GallerySettings(shards=shards))
-
-
-@dataclass(slots=True)
-class ShardedDeployment:
-    """A deployment whose gallery is on shards, with the writer's lease, and these shards."""
-
-    deployment: Deployment
-    shards: Sequence[Shard]
-
-    @property
-    def gallery(self) -> Gallery:
-        return self.deployment.restored.gallery
-
-
-def open_on_shards(home: Path, settings: Settings) -> ShardedDeployment:
-    """Opens the home; shards that an earlier one left are adopted."""
+def open_on_shards(home: Path, settings: Settings) -> tuple[Deployment, Sequence[Shard]]:
+    """Opens the home with the writer's lease; shards that an earlier one left are adopted."""
     found: list[ShardedIndex] = []
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
@@ -112,7 +95,7 @@ def open_on_shards(home: Path, settings: Settings) -> ShardedDeployment:
     except BaseException:
         deployment.close()
         raise
-    return ShardedDeployment(deployment, found[-1].shards)
+    return deployment, found[-1].shards
 
 
 def share_same(one: Gallery, other: Gallery, probes: Vectors, threshold: float) -> float:
@@ -151,39 +134,41 @@ class _Parts:
         live, dim = home.log.visits.live, home.vectors.shape[1]
         self._probes = home.vault.rotate(np.resize(live, (config.probes, dim)))
 
-    def _open(self) -> ShardedDeployment:
+    def _open(self) -> tuple[Deployment, Sequence[Shard]]:
         """On the shards that were left, if there are any."""
-        opened = open_on_shards(self._home.path, make_settings(self._config.shards))
-        self._home.log.note_gallery(len(opened.gallery), len(self._home.vectors))
-        return opened
+        settings = Settings(gallery=GallerySettings(shards=self._config.shards))
+        opened, shards = open_on_shards(self._home.path, settings)
+        self._home.log.note_gallery(len(opened.restored.gallery), len(self._home.vectors))
+        return opened, shards
 
-    def _search(self, opened: ShardedDeployment) -> None:
-        opened.gallery.range_search(self._probes[:1], self._home.review)
+    def _search(self, opened: Deployment) -> None:
+        opened.restored.gallery.range_search(self._probes[:1], self._home.review)
 
     def compare_searches(self) -> dict[str, float]:
         """Batches of 256 over the shards, and in one process, by turns."""
-        opened = self._open()
-        here, there = self._compare(opened), opened.gallery
+        opened, _ = self._open()
+        here, there = self._compare(opened), opened.restored.gallery
         given = (self._probes[:256], self._home.review)
         actions = {
             "here": rested(partial(here.range_search, *given)),
             "there": rested(partial(there.range_search, *given)),
         }
         seconds = interleave(actions, self._config.rounds)
-        opened.deployment.close(keep_shards=True)
+        opened.close(keep_shards=True)
         return {"sharded_batch_speedup": speedup(seconds["here"], seconds["there"])}
 
-    def _compare(self, opened: ShardedDeployment) -> Gallery:
+    def _compare(self, opened: Deployment) -> Gallery:
         """With a gallery in this process, as the store is now, which it returns."""
-        alone = restore_gallery(opened.deployment.store, self._home.path / "no-snapshot").gallery
-        self.same.append(share_same(alone, opened.gallery, self._probes, self._home.review))
+        alone = restore_gallery(opened.store, self._home.path / "no-snapshot").gallery
+        there = opened.restored.gallery
+        self.same.append(share_same(alone, there, self._probes, self._home.review))
         return alone
 
     def lose_shard(self) -> dict[str, float]:
         """Kills one shard under searches, and opens the gallery again as the service does; then
         opens it with no shard left."""
-        opened = self._open()
-        shard = opened.shards[self._config.shards // 2]
+        opened, shards = self._open()
+        shard = shards[self._config.shards // 2]
         held = shard.count().result()
         killed: list[float] = []
 
@@ -197,19 +182,19 @@ class _Parts:
             while True:
                 self._search(opened)
         striker.join()
-        opened.deployment.close(keep_shards=True)
-        opened = self._open()
+        opened.close(keep_shards=True)
+        opened, _ = self._open()
         self._search(opened)
         whole_s = time.monotonic() - killed[0]
         self._compare(opened)
-        self.needless += abs(opened.deployment.restored.replayed - held)
+        self.needless += abs(opened.restored.replayed - held)
         # Closed, it leaves no shard.
-        opened.deployment.close()
+        opened.close()
         begun_at = time.monotonic()
-        opened = self._open()
+        opened, _ = self._open()
         self._search(opened)
         everything_s = time.monotonic() - begun_at
-        opened.deployment.close(keep_shards=True)
+        opened.close(keep_shards=True)
         ratio = everything_s / whole_s
         figures = (
             Figure("everything from the store", "s", everything_s, ratio=1.0),
@@ -221,7 +206,7 @@ class _Parts:
 
     def close(self) -> None:
         """Ends the shards, which must have everything."""
-        self._open().deployment.close()
+        self._open()[0].close()
 
 
 PARTS: Mapping[str, Callable[[_Parts], dict[str, float]]] = {
