@@ -51,9 +51,13 @@ PRECISION_STEPS = 20
 # -- Enrollments ------------------------------------------------------------------------------
 
 
-def enrollment(caller: Principal, answer: Answer, key: str) -> enrollments.Enrollment:
-    """A decision as the caller may see it."""
-    return _show(caller, enrollments.Enrollment, answer.decided, answer, idempotency_key=key)
+def enrollment(caller: Principal, answer: Answer, key: str, word: str) -> enrollments.Enrollment:
+    """A decision as the caller may see it; `word` is the operator's for two faces that match."""
+    decided = answer.decided
+    score = decided.scores.live_portrait
+    is_match = score is not None and score >= decided.thresholds.verify
+    told = {"idempotency_key": key, "match_word": word if word and is_match else None}
+    return _show(caller, enrollments.Enrollment, decided, answer, **told)
 
 
 def _show(

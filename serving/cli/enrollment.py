@@ -130,7 +130,8 @@ def enroll(call: Call, chosen: EnrollmentOptions) -> Answer:
     if isinstance(outcome, SosieError):
         raise outcome
     caller = Principal(call.actor, Role.OPERATOR)
-    return _show_answer(serializers.enrollment(caller, outcome, request.idempotency_key), spent_ms)
+    told = (request.idempotency_key, deployment.settings.thresholds.match_word)
+    return _show_answer(serializers.enrollment(caller, outcome, *told), spent_ms)
 
 
 def _read_request(

@@ -337,7 +337,7 @@ def _list_scores(settings: Settings, calibration: Calibration) -> str:
 
 def threshold_rates(settings: Settings) -> ThresholdRates:
     """False match rates: those set in the settings, else the card's, else the defaults."""
-    given = settings.thresholds.model_dump(exclude_unset=True)
+    given = settings.thresholds.model_dump(exclude_unset=True, exclude={"match_word"})
     chosen = {**embedder_card(settings).rates, **given}
     # `verify_fmr` of cards and settings is `verify` among rates.
     return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})

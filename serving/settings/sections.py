@@ -101,6 +101,11 @@ class ThresholdSettings(Section):
     """False match rates; the model's calibration turns them into scores."""
 
     verify_fmr: Fmr = setting(1e-4, "live photograph against portrait")
+    match_word: str = setting(
+        "",
+        "what a rule calls two faces that match, as 95 %: answers say it; empty: none do",
+        max_length=60,
+    )
     same_document_fmr: Fmr = setting(1e-4, "returning subscriber")
     review_fmr: Fmr = setting(1e-6, "1:N: possible duplicate")
     review_false_candidates: float = setting(

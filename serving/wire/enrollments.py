@@ -37,6 +37,7 @@ from serving.wire.fields import (
     Id,
     KnownDocument,
     LivenessToken,
+    MatchWord,
     Moment,
     Msisdn,
     OtherWays,
@@ -252,6 +253,7 @@ class Enrollment(AnswerBody):
     folio: Annotated[
         ShownFolio | None, about("to be given to the holder; null where faces are kept")
     ] = None
+    match_word: MatchWord = None
 
     @property
     def is_approved(self) -> bool:

@@ -199,6 +199,9 @@ ProofToken = Annotated[
         max_length=4096,
     ),
 ]
+MatchWord = Annotated[
+    str | None, about("`[thresholds] match_word` of two faces that match; null of others")
+]
 OtherWays = Annotated[
     tuple[Annotated[str, known(*ProofWay)], ...],
     about("of a `proof` that the carrier takes, where no face was shown to be the document's"),

@@ -15,6 +15,7 @@ from serving.wire.fields import (
     Frames,
     KnownDocument,
     LivenessToken,
+    MatchWord,
     Moment,
     OtherWays,
     Photograph,
@@ -251,3 +252,4 @@ class Verification(HolderScore, AnswerBody):
     other_ways: OtherWays = ()
     tries_left: TriesLeft = None
     problems: Beside = ()
+    match_word: MatchWord = None

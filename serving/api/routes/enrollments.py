@@ -75,7 +75,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         except LivenessReplayed as error:
             count_liveness(parts, asked.liveness, error)
             raise
-    shown = serializers.enrollment(request.caller, decided, key)
+    word = parts.deployment.settings.thresholds.match_word
+    shown = serializers.enrollment(request.caller, decided, key, word)
     if not decided.is_repeated:
         count_liveness(parts, asked.liveness)
         if asked.exception is not None:
@@ -202,7 +203,8 @@ async def find_enrollment(
         raise NotFound(KEY_UNUSED) from None
     await note(parts, request, "enrollment.read", record.id)
     found = Decided(stored.response, is_repeated=True)
-    return serializers.enrollment(request.caller, found, key)
+    word = parts.deployment.settings.thresholds.match_word
+    return serializers.enrollment(request.caller, found, key, word)
 
 
 async def read_crops(parts: Parts, request: Request, enrollment_id: str) -> wire.Crops:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 
 from engine.errors import FaceNotKept, ImageError
+from engine.matching.checks.picture import FaceVector
 from engine.matching.comparison import score_best
 from engine.matching.requests import name_document
 from engine.matching.verification import HolderCheck
@@ -108,8 +110,9 @@ async def verify(
         score = score_best(probe.vector, reference.vector[None])
         assert score is not None, "there is one reference"
         threshold = parts.thresholds.verify_for(probe.length)
-        told = list_beside(probe, reference, is_match=score >= threshold)
-        return wire.Verification(score >= threshold, score, threshold, None, None, problems=told)
+        is_match = score >= threshold
+        more = _tell_match(parts, probe, reference, is_match=is_match)
+        return wire.Verification(is_match, score, threshold, None, None, **more)
     authorize(request.caller, Action.VERIFY_HOLDER)
     if body.proof is not None:
         return await _prove(parts, request, body, body.proof)
@@ -120,8 +123,14 @@ async def verify(
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
-    told = list_beside(shown.face, shown.portrait, is_match=check.is_match)
-    return of_record(wire.Verification, check, score=score, problems=told)
+    more = _tell_match(parts, shown.face, shown.portrait, is_match=check.is_match)
+    return of_record(wire.Verification, check, score=score, **more)
+
+
+def _tell_match(parts: Parts, *faces: FaceVector | None, is_match: bool) -> dict[str, Any]:
+    """What other faces stood beside two that do not match, or the operator's word for a match."""
+    word = parts.deployment.settings.thresholds.match_word if is_match else ""
+    return {"problems": list_beside(*faces, is_match=is_match), "match_word": word or None}
 
 
 async def _prove(

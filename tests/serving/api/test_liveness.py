@@ -16,6 +16,7 @@ from engine.matching.checks.order import replay
 from schema.options import LivenessRules
 from schema.people import Channel
 from schema.reasons import LivenessMode
+from serving.settings.sections import ThresholdSettings
 from serving.settings.terms import LinesSettings, LivenessIssuer, LivenessSettings
 from tests.engine.matching.test_proofs import digest
 from tests.liveness_models import write_judge
@@ -40,6 +41,7 @@ def required(start_service, tmp_path) -> Any:
             at_least={Channel.ONLINE: ("cen18099:high",)},
         ),
         lines=LinesSettings(channels={"b2": Channel.ONLINE}),
+        thresholds=ThresholdSettings(match_word="95 %"),
     )
 
 
@@ -63,6 +65,7 @@ def test_an_activation_brings_its_evidence_once(required, activation, faces) -> 
     assert (first["decision"], first["reasons"]) == ("approved", [])
     again = required.enroll(body, "first", kind="form")
     assert (again.status_code, required.read(again)["is_repeated"]) == (200, True)
+    assert first["match_word"] == required.read(again)["match_word"] == "95 %"
     used = required.enroll(
         activation(liveness=token, msisdn="+8613800138002"), "second", kind="form"
     )
@@ -94,7 +97,7 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(required, activatio
         assert (answer.status_code, body["decision"]) == (201, "rejected")
         assert [one["reason"] for one in body["reasons"]] == [reason]
         assert body["duplicate_search"]["ran"] is False
-        assert set(body["scores"].values()) == {None}
+        assert {*body["scores"].values(), body["match_word"]} == {None}
 
 
 def test_evidence_is_about_a_picture_and_for_no_face_that_a_point_chooses_there(
@@ -144,7 +147,12 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(required, faces) 
     token = sign(required, faces["later"])
     # A slip of the number uses nothing up.
     required.assert_refused(verify("+8613800139999", token), 404, "REQUEST.NOT_FOUND")
-    assert required.read(verify(MSISDN, token))["is_match"] is True
+    verified = required.read(verify(MSISDN, token))
+    assert (verified["is_match"], verified["match_word"]) == (True, "95 %")
+    for one, word in (("stranger", None), ("live", "95 %")):
+        body = {"probe": {"image": faces["later"]}, "reference": {"image": faces[one]}}
+        told = required.read(required.ask("POST", "/v1/verifications", body=body))
+        assert (told["is_match"], told["match_word"]) == (word is not None, word)
     required.assert_refused(verify(MSISDN, token), 409, "LIVENESS.REPLAYED")
     other = sign(required, faces["later"])
     message = required.assert_refused(verify(MSISDN, other, "stranger"), 422, "LIVENESS.REFUSED")
