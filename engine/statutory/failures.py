@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from statistics import median_low
 
 from msgspec import Struct
 
@@ -76,14 +77,6 @@ class _Group:
             waited = tries[last].created_at - tries[0].created_at
             self.seconds[float(f"{waited.total_seconds():.2g}")] += 1
 
-    def find_median(self) -> float | None:
-        left = self.seconds.total() / 2
-        for value, people in sorted(self.seconds.items()):
-            left -= people
-            if left <= 0:
-                return value
-        return None
-
 
 def report_failures(
     registry: Reader,
@@ -135,9 +128,10 @@ def _describe(by: str, groups: Mapping[str, _Group], least: int) -> list[Failure
             rate(name, "failed"),
             rate(name, "again"),
             # Of fewer a median would be one person's.
-            groups[name].find_median() if groups[name].seconds.total() >= least else None,
+            median_low(seconds.elements()) if seconds.total() >= least else None,
         )
         for name in sorted(told["people"])
+        for seconds in (groups[name].seconds,)
     ]
 
 

@@ -155,12 +155,9 @@ class LivenessSettings(Section):
         return self
 
 
-class ProofIssuer(Section):
+class ProofIssuer(LivenessIssuer):
     """Who signs that a person was shown to be a document's holder in another way than by a face."""
 
-    keys: str = Field(
-        description="file with its public keys, a JWK Set, in the home folder unless absolute"
-    )
     ways: list[ProofWay] = Field(description="what it may sign for", min_length=1)
 
 

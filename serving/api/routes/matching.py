@@ -148,7 +148,7 @@ async def _prove(
         outcome = "verified" if check.is_match else outcome
     finally:
         parts.meter.add(EXCEPTIONS, shown.way or "unknown", outcome)
-    return of_record(wire.Verification, check, problems=())
+    return of_record(wire.Verification, check, problems=(), match_word=None)
 
 
 def _name_subject(body: wire.VerificationRequest) -> str:
