@@ -73,10 +73,7 @@ def test_documents_of_one_confirmed_face_count_together_and_other_decisions_do_n
     other = service.open(*pair)
     service.decide(other.id, Outcome.TWINS)
     assert people_of(service, most_lines=1).people == 1
-
-
-def test_a_limit_of_each_carrier_counts_its_lines_alone(service) -> None:
-    open_lines(service, 3)
+    # Of each carrier its lines alone.
     each = people_of(service, most_lines=2, scope=Scope.EACH_CARRIER)
     assert (each.people, {row["carrier"] for row in each.rows}) == (1, {"blue"})
     assert people_of(service, most_lines=3, scope=Scope.EACH_CARRIER).people == 0
