@@ -88,7 +88,11 @@ def print_summary(summary: Document) -> None:
         _list_steps(measured).print()
     for step in measured[-1:]:
         _print_step(step)
-    _list_decisions(summary).print()
+    rows = [
+        (kind, *(_mark(correctness, counted[correctness]) for correctness in Correctness))
+        for kind, counted in sum_decisions(summary).items()
+    ]
+    Listing(rows, ("decisions", *Correctness)).print()
     _print_wrong(summary["wrong"])
     _print_end(summary)
 
@@ -130,14 +134,6 @@ def _print_step(step: Document) -> None:
         print_line(f"  not answered: {escape(listed)}")
     for warning in step["warnings"]:
         _note(warning)
-
-
-def _list_decisions(summary: Document) -> Listing:
-    rows = [
-        (kind, *(_mark(correctness, counted[correctness]) for correctness in Correctness))
-        for kind, counted in sum_decisions(summary).items()
-    ]
-    return Listing(rows, ("decisions", *Correctness))
 
 
 def _mark(correctness: Correctness, count: int) -> str:

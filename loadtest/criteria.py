@@ -234,7 +234,7 @@ class LoadRun:
     @property
     def late_ms(self) -> float:
         """The 99th percentile of the generator's own delay; NaN without visits."""
-        late = [one.lateness_s for one in self.outcomes]
+        late = [one.started_s - one.visit.due_s for one in self.outcomes]
         return float(np.quantile(late, 0.99)) * 1e3 if late else float("nan")
 
 

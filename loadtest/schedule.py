@@ -212,11 +212,6 @@ class Outcome:
     def latency_s(self) -> float:
         return self.done_s - self.visit.due_s
 
-    @property
-    def lateness_s(self) -> float:
-        """The delay by the generator itself, or by its bound on requests in flight."""
-        return self.started_s - self.visit.due_s
-
 
 NEGATIVE_SHARE = 0.3
 """Share of matches, queries and searches whose answer must be no."""

@@ -51,11 +51,13 @@ def render(template: str, **given: Any) -> str:
 
 def tabulate_result(result: Result) -> str:
     """A table in Markdown, of the columns that its figures have something for."""
+    # As what each row is so many times as good.
+    base = next((one.name for one in result.figures if one.ratio == 1), "a row of another table")
     texts = {
         "": [figure.name for figure in result.figures],
         " ": [_write_figure(figure) for figure in result.figures],
         "low to high": [_write_spread(figure) for figure in result.figures],
-        name_base(result): [
+        f"times as good as {base}": [
             "" if figure.ratio is None else f"{figure.ratio:.2f}" for figure in result.figures
         ],
     }
@@ -117,12 +119,6 @@ def write_measured(check: Check, goal: Goal) -> str:
     if check.value is not None:
         return write_value(check.value, goal.unit)
     return "never" if check.holds is False else f"skipped: {check.skipped}"
-
-
-def name_base(result: Result) -> str:
-    """The head of the column of ratios: as what each row is so many times as good."""
-    base = next((one.name for one in result.figures if one.ratio == 1), "a row of another table")
-    return f"times as good as {base}"
 
 
 def describe_setup(setup: Setup) -> str:

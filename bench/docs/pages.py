@@ -103,7 +103,8 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
         raise AssertionError("LFW can't support so low a rate")
     return {
         "report": report,
-        **_read_held_out(suite),
+        "held_out": {"repeats": REPEATS}
+        | {rate.lower(): _find(suite, HELD_OUT, f"verify, {rate}") for rate in ("FMR", "FNMR")},
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -113,7 +114,9 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
             rate: [find_point(calibration.curve(kind).points, rate) for kind in FUSIONS]
             for rate in GAIN_RATES
         },
-        "generalised": describe_generalised(report),
+        "generalised": "The table of [one to one](#one-to-one) has it in its last column."
+        if report["fta"]
+        else "Here both are the same.",
         "galleries_words": write_section("galleries_words"),
         "galleries": write_section("galleries", list_curves(report, calibration)),
         "quality": write_section("quality_words", report),
@@ -146,25 +149,12 @@ def list_curves(report: Evaluated, calibration: Calibration) -> Evaluated:
     }
 
 
-def _read_held_out(suite: Report) -> dict[str, Any]:
-    """Rates of people that `verify` was not fitted on."""
-    rates = {name.lower(): _find(suite, HELD_OUT, f"verify, {name}") for name in ("FMR", "FNMR")}
-    return {"held_out": {**rates, "repeats": REPEATS}}
-
-
 def _find(suite: Report, result: str, name: str) -> Figure:
     measured = suite.find(result)
     found = measured.find(name) if measured else None
     if found is None or found.value is None:
         raise RequestError(f"{SUITE}.json lacks {result}: run `sosie bench accuracy` on all of LFW")
     return found
-
-
-def describe_generalised(report: Evaluated) -> str:
-    """Where the generalised rate of this report stands."""
-    if not report["fta"]:
-        return "Here both are the same."
-    return "The table of [one to one](#one-to-one) has it in its last column."
 
 
 def describe_looked_at(report: Evaluated) -> str:

@@ -229,7 +229,8 @@ def _check(given: Reverify, file: str) -> Rule:
             f"{where} waits for {given.on}, which {'ends the line' if is_end else why}: "
             "see docs/lines.md"
         )
-    steps = [_read_step(one, where) for one in given.then]
+    parted = [one.partition(" ") for one in given.then]
+    steps = [(read_duration(duration, where), state) for duration, _, state in parted]
     if not steps:
         raise RequestError(f"{where}: then is empty: name what follows, as in then = ['2h closed']")
     if given.at_once == LineStatus.CLOSED:
@@ -243,11 +244,6 @@ def _check(given: Reverify, file: str) -> Rule:
         then=given.then,
         steps=tuple(steps),
     )
-
-
-def _read_step(text: str, where: str) -> Step:
-    duration, _, state = text.partition(" ")
-    return read_duration(duration, where), state
 
 
 def _check_states(states: Sequence[str], where: str) -> None:

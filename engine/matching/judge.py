@@ -206,12 +206,6 @@ class AttemptBatch:
         """The vectors of `references`: float32[n, d]."""
         return self._added[: len(self.references)]
 
-    def replace_document(self, old: str, document_id: str) -> None:
-        """A document has taken the place of another."""
-        self.standing = replace(
-            self.standing, replaced={**self.standing.replaced, old: document_id}
-        )
-
     def add_document(self, lookup: bytes, record: DocumentRecord) -> None:
         self._documents[lookup] = record
 

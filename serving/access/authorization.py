@@ -255,13 +255,10 @@ def find_withheld(decided: DecidedEnrollment, found: Collection[Reason]) -> froz
 def _is_anothers(decided: DecidedEnrollment, found: Collection[Reason]) -> bool:
     """True where the face is, or may be, another's than the document's holder's."""
     is_of_shown = any(one.row.told is Told.HOLDER_SHOWN for one in found)
-    return (is_of_shown and decided.is_holder_unseen) or any(map(_is_alike, found))
-
-
-def _is_alike(reason: Reason) -> bool:
-    """True for what says that the face is, or may be, another holder's."""
-    is_held = reason is Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
-    return is_held or reason.row.about is About.LOOK_ALIKE
+    return (is_of_shown and decided.is_holder_unseen) or any(
+        one is Reason.DOCUMENT_HELD_BY_ANOTHER_FACE or one.row.about is About.LOOK_ALIKE
+        for one in found
+    )
 
 
 def show_decision(caller: Principal, decided: DecidedEnrollment, told: E) -> E:

@@ -129,7 +129,9 @@ class RequestMiddleware:
         return code
 
     def _route_of(self, request: Request, path: str) -> str:
-        return path if path in self._direct else _template_of(request.scope)
+        if path not in self._direct:
+            path = getattr(request.scope.get("route"), "path", UNMATCHED)
+        return path if isinstance(path, str) else UNMATCHED
 
     async def _serve(self, request: Request, path: str, is_exempt: bool) -> str | None:
         """Answers the request; returns the code of an error."""
@@ -226,11 +228,6 @@ async def _send_fault(
 def _method_of(request: Request) -> str:
     method = request.scope["method"]
     return method if method in _METHODS else OTHER
-
-
-def _template_of(scope: Scope) -> str:
-    path = getattr(scope.get("route"), "path", UNMATCHED)
-    return path if isinstance(path, str) else UNMATCHED
 
 
 def _place_of(error: Exception) -> str:

@@ -153,7 +153,8 @@ class Request:
         self.status = 0
         self._reads_since: float | None = None
         self._stop: Stop | None = None
-        self._is_received = not self._has_body
+        length = self._headers.get(b"content-length")
+        self._is_received = b"transfer-encoding" not in self._headers and length in {None, b"0"}
         self._arrived = self.started - self._read_wait()
         self._deadline = self._arrived + settings.request_timeout_s
         self._task: asyncio.Task[Any] | None = None
@@ -441,11 +442,6 @@ class Request:
         except Exception:  # noqa: BLE001 - whatever a server says with it, nobody has gone
             return
         self._halt(Stop.GONE)
-
-    @property
-    def _has_body(self) -> bool:
-        length = self._headers.get(b"content-length")
-        return b"transfer-encoding" in self._headers or length not in {None, b"0"}
 
     def _text(self, name: bytes) -> str | None:
         value = self._headers.get(name)

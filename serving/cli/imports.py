@@ -71,13 +71,15 @@ def import_base(call: Call, chosen: ImportOptions) -> Answer:
     from engine.imports.sources import CsvForm
     from serving.imports import ImportOrder, run_import
 
+    if chosen.images is not None and not chosen.images.is_dir():
+        raise RequestError(f"{chosen.images} is not a folder: name the one that paths begin in")
     order = ImportOrder(
         file=chosen.file,
         report=_choose_report(chosen.file, chosen.report, is_check=chosen.check),
         actor=call.actor,
         mapping=_read_mapping(chosen.mapped or (), chosen.defaults or ()),
         form=CsvForm(chosen.encoding, _read_delimiter(chosen.delimiter)),
-        images=_require_folder(chosen.images),
+        images=chosen.images,
         allows_outside=chosen.allow_outside,
         zone=find_time_zone(chosen.timezone),
         country=_read_country(chosen.country),
@@ -133,12 +135,6 @@ def _read_delimiter(text: str) -> str:
     if len(sign) != 1 or not sign.isascii() or sign in '"\r\n':
         raise RequestError("a delimiter is one sign, as ; or tab")
     return sign
-
-
-def _require_folder(folder: Path | None) -> Path | None:
-    if folder is not None and not folder.is_dir():
-        raise RequestError(f"{folder} is not a folder: name the one that paths begin in")
-    return folder
 
 
 def _read_country(code: str | None) -> str | None:

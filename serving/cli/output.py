@@ -160,15 +160,11 @@ def print_json(value: object) -> None:
 
     A wire type, in it or as a whole, is as the service answers it.
     """
-    # All of it before any is written: half a document would be none.
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=_plain)
-    sys.stdout.write(f"{text}\n")
-
-
-def _plain(value: object) -> Any:
     from serving.wire.fields import plain
 
-    return plain(value)
+    # All of it before any is written: half a document would be none.
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False, default=plain)
+    sys.stdout.write(f"{text}\n")
 
 
 def print_line(text: str, *, is_notice: bool = False) -> None:
@@ -368,7 +364,10 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
             parameters.append(one)
     for one in parameters:
         if one.annotation is bool and isinstance(one.default, OptionInfo):
-            _make_flag(one.name, one.default)
+            flag = one.default
+            if flag.default is None:
+                flag.default = False
+                flag.param_decls = flag.param_decls or (f"--{one.name.replace('_', '-')}",)
     if not parameters or parameters[0].annotation is not Call:
         return run
 
@@ -387,12 +386,6 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
-
-
-def _make_flag(name: str, flag: OptionInfo) -> None:
-    if flag.default is None:
-        flag.default = False
-        flag.param_decls = flag.param_decls or (f"--{name.replace('_', '-')}",)
 
 
 INTERRUPTED = 130

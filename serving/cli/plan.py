@@ -10,7 +10,6 @@ from engine.capacity.figures import PlanFigure, Quantity
 from engine.capacity.model import Costs, Demand, assume_node
 from engine.capacity.planning import (
     CapacityPlan,
-    FalseCandidates,
     Planning,
     Simulated,
     Sizing,
@@ -128,7 +127,11 @@ def plan(call: Call, chosen: PlanOptions) -> Answer:
         ),
         settings.gallery.shard_copies,
     )
-    made = planning.make_plan(_expect_candidates(settings, demand))
+    calibration = load_calibration(settings)
+    review = build_thresholds(settings, calibration, demand.faces).review
+    curve = calibration.curve(Comparison.FUSED)
+    found = expect_candidates(demand.faces, demand.enrollments, curve, review)
+    made = planning.make_plan(found)
     return Answer(made.to_dict(), *_show_plan(made), is_no=made.sizing is None)
 
 
@@ -154,16 +157,6 @@ def _measure(
             references=chosen.measured_references,
             progress=report,
         )
-
-
-def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
-    calibration = load_calibration(settings)
-    return expect_candidates(
-        demand.faces,
-        demand.enrollments,
-        calibration.curve(Comparison.FUSED),
-        build_thresholds(settings, calibration, demand.faces).review,
-    )
 
 
 COLOURS = {"MEASURED": "green", "ASSUMED": "yellow"}

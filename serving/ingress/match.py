@@ -15,14 +15,13 @@ from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.base import exact_score, exact_scores
 from schema import frozen
-from schema.decisions import Comparison
 from schema.reasons import Reason, shows_another
 from serving.access.authorization import Holder, ShowCandidate, order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
-from serving.wire.fields import list_frames
+from serving.wire.fields import list_frames, of_record
 from serving.wire.matching import (
     MAX_PHOTOGRAPHS,
     ExpectedFalseCandidates,
@@ -174,7 +173,10 @@ async def _identify(
     searches = {
         (result.searched, probe.comparison) for result, probe in zip(found, probes, strict=True)
     }
-    expected = {search: _expect(parts, *search, threshold) for search in searches}
+    rates = {
+        search: parts.calibration.expected_false_candidates(search[0], threshold, search[1])
+        for search in searches
+    }
     return {
         place: ItemIdentification(
             candidates=order_candidates(
@@ -184,17 +186,12 @@ async def _identify(
             searched=result.searched,
             gallery_sequence=result.gallery_sequence,
             threshold=threshold,
-            expected_false_candidates=expected[result.searched, probe.comparison],
+            expected_false_candidates=of_record(
+                ExpectedFalseCandidates, rates[result.searched, probe.comparison]
+            ),
         )
         for place, result, probe in zip(places, found, probes, strict=True)
     }
-
-
-def _expect(
-    parts: Parts, searched: int, kind: Comparison, threshold: float
-) -> ExpectedFalseCandidates:
-    rate = parts.calibration.expected_false_candidates(searched, threshold, kind)
-    return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 
 
 def score_pairs(pairs: Sequence[Vector]) -> list[float]:

@@ -74,10 +74,6 @@ class Finisher:
         self._process = _encode(process)
         self._second, self._stamp = 0, ""
 
-    def format_loss(self, count: int) -> str:
-        """The line that reports lost lines."""
-        return self(None, "error", {"event": "log lines lost", "count": count})
-
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
         if not RESERVED.isdisjoint(event):
             for taken in RESERVED & event.keys():
@@ -123,7 +119,8 @@ class Lines:
     def write(self, lines: bytes) -> None:
         """Writes lines that each end with a newline, or counts them as lost."""
         with self._lock:
-            loss = self._finish.format_loss(self._lost).encode() if self._lost else b""
+            lost = {"event": "log lines lost", "count": self._lost}
+            loss = self._finish(None, "error", lost).encode() if self._lost else b""
             data = (b"\n" if self._is_torn else b"") + loss + lines
             written = 0
             try:

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,7 +20,6 @@ from bench.suites.serve.process import HOST, Home, Person, Service
 from bench.suites.workload import OUTLET
 from engine.errors import NotFound
 from engine.registry.database import utc_now
-from engine.registry.store import Store
 from schema import frozen
 from serving.client import Activation, CallFailed, Client
 from serving.cluster.processes import Role, ServiceFailed, find_processes, kill_hard, list_family
@@ -226,7 +225,12 @@ def audit_store(home: Home, log: AnswerLog) -> tuple[int, int]:
     acknowledged = {one.key: one for one in log.acknowledged}
     with home.open() as deployment:
         counts = deployment.store.counts()
-        lost = sum(not _is_kept(deployment.store, one) for one in acknowledged.values())
+        lost = 0
+        for one in acknowledged.values():
+            try:
+                lost += deployment.store.enrollment(one.enrollment_id).decision != one.decision
+            except NotFound:
+                lost += 1
         doubled = abs(len(deployment.restored.gallery) - counts["references"])
     approved = [one for one in acknowledged.values() if one.decision == "approved"]
     documents = {one.document_number for one in approved}
@@ -240,13 +244,6 @@ def audit_store(home: Home, log: AnswerLog) -> tuple[int, int]:
     # A key that was answered in two ways was judged twice.
     doubled += len({(one.key, one.enrollment_id) for one in log.acknowledged}) - len(acknowledged)
     return max(lost, short), doubled
-
-
-def _is_kept(store: Store, one: Acknowledged) -> bool:
-    try:
-        return store.enrollment(one.enrollment_id).decision == one.decision
-    except NotFound:
-        return False
 
 
 REFERENCES = 1_000
@@ -270,8 +267,13 @@ def measure_kills(context: Context) -> SuiteOutput:
     acknowledged = Figure(
         "acknowledged", "enrollments", float(len({one.key for one in log.acknowledged}))
     )
+    recoveries = tuple(
+        Figure.of(f"{target}: next answer, of {len(seconds)}", "s", seconds)
+        for target in Target
+        if (seconds := [answered_s for killed, answered_s in kills if killed is target])
+    )
     results = [
-        Result("Recovery from SIGKILL", setup, tuple(_list_recoveries(kills))),
+        Result("Recovery from SIGKILL", setup, recoveries),
         Result("Enrollments after all kills", setup, (acknowledged,)),
     ]
     return results, {
@@ -280,10 +282,3 @@ def measure_kills(context: Context) -> SuiteOutput:
         "doubled_enrollments": float(doubled),
         "final_failures": float(log.failed),
     }
-
-
-def _list_recoveries(kills: Sequence[Kill]) -> Iterator[Figure]:
-    for target in Target:
-        seconds = [answered_s for killed, answered_s in kills if killed is target]
-        if seconds:
-            yield Figure.of(f"{target}: next answer, of {len(seconds)}", "s", seconds)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:
     if bad.any() or not is_fine:
         statuses = dict(Counter(record.rows.status.tolist()).most_common())
         raise RequestError(f"the service did not answer well: statuses {statuses}")
-    results = read_results(record.good_bodies)
+    results = read_results(list(compress(record.bodies, record.is_fine.tolist())))
     faults = [result["error"]["code"] for result in results if "error" in result]
     if faults:
         raise RequestError(f"{len(faults)} of {len(results)} items were not judged: {faults[0]}")

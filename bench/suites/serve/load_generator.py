@@ -162,11 +162,6 @@ class Record:
         """By how much requests were sent after they were due, p99."""
         return float(np.nanquantile(self.rows.sent_s - self.rows.intended_s, 0.99)) * 1e3
 
-    @property
-    def good_bodies(self) -> list[bytes]:
-        """Those of requests answered well; of a load that keeps bodies."""
-        return list(compress(self.bodies, self.is_fine.tolist()))
-
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
         kept = (self.rows.intended_s >= start_s) & (self.rows.intended_s < end_s)

@@ -247,7 +247,15 @@ class PeopleCheck(DecisionCheck):
             first_after=None if request.is_faceless else self._proofs.find_first(own, attempt),
         )
         if request.exception is not None:
-            people = self._weigh_exception(people, attempt)
+            rules = self._terms.of(attempt.outlet.carrier)
+            people = replace(
+                people,
+                exception=request.exception,
+                # A minor's guardian is bound when the line is opened, and not weeks later.
+                is_exception_offered=rules.exceptions and not people.is_minor,
+                asked_exceptions=self._asked[attempt.outlet.code],
+                exception_limit=rules.exceptions_per_outlet,
+            )
         if request.pair[0] is request.pair[1]:
             face = replace(face, live_portrait_score=None)
         face, lines = replace(face, candidates=others), evidence.of(LinePart)
@@ -268,17 +276,6 @@ class PeopleCheck(DecisionCheck):
             else {}
             for role in (DocumentRole.REPLACED, DocumentRole.GUARDIAN)
         }
-
-    def _weigh_exception(self, people: PeoplePart, attempt: Attempt) -> PeoplePart:
-        rules = self._terms.of(attempt.outlet.carrier)
-        return replace(
-            people,
-            exception=attempt.request.exception,
-            # A minor's guardian is bound when the line is opened, and not weeks later.
-            is_exception_offered=rules.exceptions and not people.is_minor,
-            asked_exceptions=self._asked[attempt.outlet.code],
-            exception_limit=rules.exceptions_per_outlet,
-        )
 
     def _find_replacement(
         self,
@@ -408,7 +405,8 @@ class PeopleCheck(DecisionCheck):
             # Of carriers whose lines move along; its own is renewed, or nothing was replaced.
             marks = [one for one in record.withdrawn if one != made.attempt.outlet.carrier]
             batch.writes.append(ConsentChange(new, marks, is_withdrawn=True))
-        batch.replace_document(old, new)
+        replaced = {**batch.standing.replaced, old: new}
+        batch.standing = replace(batch.standing, replaced=replaced)
         carrier = made.attempt.outlet.carrier
         self._lines.move(old, new, carrier, is_exempt=exempt is not None)
 
