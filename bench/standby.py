@@ -104,12 +104,6 @@ class Writing:
                 raise TimeoutError("nothing is acknowledged any more")
             time.sleep(0.01)
 
-    def read_kept(self) -> set[str]:
-        """The outlets that are there."""
-        codes = [code for code, _ in self.acknowledged]
-        with Deployment(self._home, self._settings) as deployment:
-            return set(deployment.store.outlets(codes))
-
     def _run(self) -> None:
         number = 0
         while not self._is_over.is_set():
@@ -183,10 +177,12 @@ def drill(folder: Path, *, is_synchronous: bool) -> Takeover:
             writing.wait_for(before + WRITTEN)
         times = [at for _, at in writing.acknowledged]
         acknowledged = {code for code, _ in writing.acknowledged}
+        with Deployment(home, settings) as deployment:
+            kept = deployment.store.outlets([*acknowledged]).keys()
         return Takeover(
             is_synchronous,
             len(acknowledged),
-            len(acknowledged - writing.read_kept()),
+            len(acknowledged - kept),
             round(promoted - ended, 2),
             round(max(b - a for a, b in pairwise(times)), 2),
         )

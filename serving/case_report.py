@@ -337,7 +337,9 @@ def write_case(report: ReportContent, store: Reader) -> wire.CaseReport:
         case=case,
         terms=report.terms,
         risk=risk_of(case),
-        meaning=_meaning_of(report.calibration, case.score),
+        meaning=None
+        if case.score is None
+        else describe_strangers(report.calibration.fmr_at(case.score, Comparison.FUSED)),
         closing=next((one for one in reversed(report.notes) if one.kind is NoteKind.CLOSED), None),
         lines=sum(len(one.lines) for one in report.documents),
         curve=report.calibration.curve(Comparison.FUSED),
@@ -359,12 +361,6 @@ def write_case(report: ReportContent, store: Reader) -> wire.CaseReport:
         left_out=report.left_out,
         audit_entries=len(entries),
     )
-
-
-def _meaning_of(calibration: Calibration, score: float | None) -> str | None:
-    if score is None:
-        return None
-    return describe_strangers(calibration.fmr_at(score, Comparison.FUSED))
 
 
 def _find_entries(store: Reader, report: ReportContent) -> tuple[list[AuditRecord], int]:

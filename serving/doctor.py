@@ -180,17 +180,14 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
         for warning in warnings:
             detail, _, advice = warning.partition("; ")
             yield _find("thresholds" if is_calibrated else "calibration", detail, advice)
-        yield from _examine_card(embedder_card(settings))
-
-
-def _examine_card(card: ModelCard) -> Iterator[Finding]:
-    """What photographs would give a card that lacks it."""
-    if not card.usual_length:
-        detail = f"model {card.name} has no usual_length, so no face is UNCLEAR"
-        yield _find("clarity", detail, "make its card anew: sosie model add --photographs DIR")
-    if not card.transform:
-        detail = f"of vectors of model {card.name} no mean is subtracted"
-        yield _find("mean", detail, "run sosie calibrate DIR --card FILE.toml --transform FILE.npz")
+        card = embedder_card(settings)
+        if not card.usual_length:
+            detail = f"model {card.name} has no usual_length, so no face is UNCLEAR"
+            yield _find("clarity", detail, "make its card anew: sosie model add --photographs DIR")
+        if not card.transform:
+            detail = f"of vectors of model {card.name} no mean is subtracted"
+            advice = "run sosie calibrate DIR --card FILE.toml --transform FILE.npz"
+            yield _find("mean", detail, advice)
 
 
 def _examine_accelerator(settings: Settings) -> Iterator[Finding]:

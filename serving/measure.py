@@ -199,7 +199,10 @@ _DRAWN_AT_ONCE = 100_000
 def measure_scans(settings: Settings, references: int | None = None) -> Measured:
     """Core-seconds and bytes that a scan of the gallery takes per reference, and of how many."""
     dim = embedder_card(settings).dimension
-    count = references or _affordable(dim)
+    # A million, or what a quarter of the memory holds while it is built.
+    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    fitting = max(LEAST_REFERENCES, min(MAX_REFERENCES, free_bytes // 4 // (8 * dim)))
+    count = references or fitting
     config = SegmentsConfig(rows=settings.gallery.rows)
     gallery = Gallery(SegmentedIndex(dim, config))
     rng = np.random.default_rng(0)
@@ -224,12 +227,6 @@ def measure_scans(settings: Settings, references: int | None = None) -> Measured
         Quantity.REFERENCE_BYTES: gallery.account().bytes_per_reference,
     }
     return found, f"{count:,} random references of {dim} floats, {cores} threads"
-
-
-def _affordable(dim: int) -> int:
-    """A million, or what a quarter of the memory holds while it is built."""
-    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return max(LEAST_REFERENCES, min(MAX_REFERENCES, free_bytes // 4 // (8 * dim)))
 
 
 def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:

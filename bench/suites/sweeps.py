@@ -98,7 +98,12 @@ def plant(plan: SweepConfig) -> Planted:
     vectors[: plan.references] = population.references(plan.references, plan.seed)
     vectors[plan.references :] = population.references(plan.newcomers, plan.seed + _NEWCOMERS)
     places = iter(rng.permutation(plan.references).tolist())
-    rings = _seat_rings(plan, sizes, places, rng)
+    new = plan.references + rng.permutation(plan.newcomers)[: plan.newcomers // 20]
+    # The rows of each ring, those of its identities that come later at the end.
+    rings = tuple(
+        np.array([*islice(places, size), *new[ring :: plan.rings][: LARGEST - SMALLEST]], np.int64)
+        for ring, size in enumerate(sizes)
+    )
     traps = tuple(np.array(list(islice(places, len(chain)))) for chain in chains)
     latent = population.people(plan.rings, plan.seed + _PEOPLE_OF_RINGS)
     faces = _photograph(population, latent, plan.seed + _PEOPLE_OF_RINGS)
@@ -112,17 +117,6 @@ def plant(plan: SweepConfig) -> Planted:
     return Planted(vectors, people, rings, traps, plan.references)
 
 
-def _seat_rings(
-    plan: SweepConfig, sizes: Sequence[int], places: Iterator[int], rng: np.random.Generator
-) -> tuple[Rows, ...]:
-    """The rows of each ring, those of its identities that come later at the end."""
-    new = plan.references + rng.permutation(plan.newcomers)[: plan.newcomers // 20]
-    return tuple(
-        np.array([*islice(places, size), *new[ring :: plan.rings][: LARGEST - SMALLEST]], np.int64)
-        for ring, size in enumerate(sizes)
-    )
-
-
 def _photograph(population: Population, latent: Vectors, seed: int) -> Vectors:
     """float32[2 LARGEST, people, DIM]: references of the same people, each of fresh photographs."""
     references = [
@@ -134,7 +128,9 @@ def _photograph(population: Population, latent: Vectors, seed: int) -> Vectors:
 
 def _draw_traps(population: Population, plan: SweepConfig) -> Iterator[Vectors]:
     """`plan.traps` chains of three and of five in turn, float32[k, DIM] each."""
-    strangers = _meet_strangers(population, plan.seed + _PEOPLE_OF_TRAPS)
+    blocks = (np.arange(start, start + BLOCK) for start in count(0, BLOCK))
+    seed = plan.seed + _PEOPLE_OF_TRAPS
+    strangers = (one for block in blocks for one in population.mates(block, seed))
     rng = np.random.default_rng([plan.seed, 22])
     for number in range(plan.traps):
         people = 2 if number % 2 == 0 else 3
@@ -142,12 +138,6 @@ def _draw_traps(population: Population, plan: SweepConfig) -> Iterator[Vectors]:
         while not is_trap(chain, plan.threshold):
             chain = _blend([next(strangers) for _ in range(people)], rng)
         yield chain
-
-
-def _meet_strangers(population: Population, seed: int) -> Iterator[Vectors]:
-    """One after another, without an end."""
-    for block in count():
-        yield from population.mates(np.arange(block * BLOCK, (block + 1) * BLOCK), seed)
 
 
 def _blend(strangers: Sequence[Vectors], rng: np.random.Generator) -> Vectors:

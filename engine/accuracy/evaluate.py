@@ -34,7 +34,6 @@ from engine.accuracy.dataset import (
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     ComparedPairs,
-    PairScores,
     TemplateSet,
     compare_all,
     compare_mated,
@@ -316,7 +315,9 @@ def _judge(
         )
     mated = compare_mated(singles)
     flagged = flag_strangers(singles, mated.scores, scores.nonmated)
-    points = _draw_points(scores)
+    points: tuple[OperatingPoint, ...] = ()
+    if lowest_rate(len(scores.nonmated)) <= HIGHEST_FMR:
+        points = operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)))
     found = {name: find_point(points, rate) for name, rate in TABLE_RATES.items()}
     thresholds = {name: None if one is None else one.threshold for name, one in found.items()}
     return Evaluation(
@@ -331,13 +332,6 @@ def _judge(
         conditions=measure_conditions(embeddings, singles, scores, labels, fmr),
         flagged=flagged,
     )
-
-
-def _draw_points(scores: PairScores) -> tuple[OperatingPoint, ...]:
-    """The points of the DET curve; none where not even the highest rate is supported."""
-    if lowest_rate(len(scores.nonmated)) > HIGHEST_FMR:
-        return ()
-    return operating_points(scores, rate_grid(HIGHEST_FMR, len(scores.nonmated)))
 
 
 def find_point(points: Iterable[OperatingPoint], fmr: float) -> OperatingPoint | None:

@@ -130,7 +130,8 @@ def measure_quality(
     The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
     crop = _shrink(crop)
-    luma = _crop_luma(crop)
+    # Of the inner face.
+    luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)
     low, high = _find_spread(luma)
     yaw, pitch, roll = estimate_pose(landmarks_px)
     inter_eye_px = float(np.hypot(*(landmarks_px[1] - landmarks_px[0])))
@@ -362,9 +363,3 @@ def _shrink(crop: Pixels) -> Pixels:
         return crop
     size = (_CROP_SIDE_PX, _CROP_SIDE_PX)
     return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _crop_luma(crop: Pixels) -> Floats:
-    """float32 luma of the inner face of a 112x112 crop."""
-    luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-    return luma[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)

@@ -15,7 +15,7 @@ from engine.errors import RequestError
 from engine.imports.chunks import ChunkWriter
 from engine.imports.import_report import Tally
 from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
-from engine.imports.row_parser import RawRow, Row, RowReader
+from engine.imports.row_parser import RawRow, RowReader
 from indexes.atomic_files import replacing
 from schema import frozen
 
@@ -85,7 +85,9 @@ def _judge_chunks(
     terms: ImportTerms,
     report: Callable[[int], None] | None,
 ) -> Iterator[list[JudgedRow]]:
-    rows = _read_rows(raws, reader)
+    source = iter(raws)
+    batches = iter(lambda: list(islice(source, READ_ROWS)), [])
+    rows = (row for batch in batches for row in reader.read(batch))
     groups = group_rows(rows, terms.photographs_at_once, terms.chunk_rows)
     chunk: list[JudgedRow] = []
     for faces in loader.stream(groups):
@@ -97,12 +99,6 @@ def _judge_chunks(
             chunk = []
     if chunk:
         yield chunk
-
-
-def _read_rows(raws: Iterable[RawRow], reader: RowReader) -> Iterator[Row]:
-    source = iter(raws)
-    while batch := list(islice(source, READ_ROWS)):
-        yield from reader.read(batch)
 
 
 @frozen(kw_only=True)

@@ -142,7 +142,12 @@ class FaceLoader:
         """The faces of each group; a bounded number of groups is in progress."""
         pending: deque[Future[list[RowFaces]]] = deque()
         for group in groups:
-            slots = list(_list_paths(group))
+            slots = [
+                (place, field, path)
+                for place, row in enumerate(group)
+                for field, path in ((Field.LIVE, row.live), (Field.PORTRAIT, row.portrait))
+                if path
+            ]
             files = [self._readers.submit(self._folder.read, path) for _, _, path in slots]
             places = [(place, field) for place, field, _ in slots]
             pending.append(self._extractions.submit(self._load_group, group, places, files))
@@ -235,13 +240,6 @@ def group_rows(rows: Iterable[Row], photographs_at_once: int, max_rows: int) -> 
             group, photographs = [], 0
     if group:
         yield group
-
-
-def _list_paths(group: Sequence[Row]) -> Iterator[tuple[int, Field, str]]:
-    for place, row in enumerate(group):
-        for field, path in ((Field.LIVE, row.live), (Field.PORTRAIT, row.portrait)):
-            if path:
-                yield place, field, path
 
 
 def _face_of(field: Field, sample: Sample | ImageError) -> Face:

@@ -46,6 +46,7 @@ def build_report(
 
     Its keys `as_told`, `scenes` and `story` are older than the names used here.
     """
+    pictures = [picture for one in results for picture in (one.step.live, one.step.portrait)]
     return {
         "as_told": all(one.as_expected for one in results),
         "faces": {
@@ -55,7 +56,7 @@ def build_report(
                 letter: person.label
                 for letter, person in zip("ABC", participants.people, strict=True)
             },
-            "made": _name_made(results),
+            "made": list(dict.fromkeys(one.label for one in pictures if one.is_made)),
         },
         "gallery": {
             "synthetic": gallery_size,
@@ -77,12 +78,6 @@ def build_report(
         "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
-
-
-def _name_made(results: Sequence[StepResult]) -> list[str]:
-    """Labels of the pictures that were derived from a photograph."""
-    pictures = [picture for one in results for picture in (one.step.live, one.step.portrait)]
-    return list(dict.fromkeys(picture.label for picture in pictures if picture.is_made))
 
 
 def _describe_model(deployment: Deployment) -> dict[str, Any]:
