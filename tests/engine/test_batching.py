@@ -151,27 +151,21 @@ def test_all_lanes_together_have_a_bound_of_their_own(open_batcher, doubler) -> 
             batcher.submit(call(6, lane=1))
 
 
-def test_who_waits_for_room_is_let_in_when_there_is_some(open_batcher, doubler) -> None:
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_waits_for_room_is_let_in_when_there_is_some_and_refused_when_the_queue_closes(
+    open_batcher, doubler, closes: bool
+) -> None:
     batcher = open_batcher(Lane(1, capacity=1))
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         with held(batcher, doubler):
             first = batcher.submit(call(1))
             entering = pool.submit(batcher.submit, call(2), wait=True)
             assert not wait([entering], 0.05).done
-        assert entering.result(ANSWER_S).result(ANSWER_S) == [4]
+            if closes:
+                pool.submit(batcher.close)
+                assert isinstance(entering.exception(ANSWER_S), RegistryError)
+        assert closes or entering.result(ANSWER_S).result(ANSWER_S) == [4]
     assert first.result(0) == [2]
-
-
-def test_who_waits_for_room_is_refused_when_the_queue_closes(open_batcher, doubler) -> None:
-    batcher = open_batcher(Lane(1, capacity=1))
-    with ThreadPoolExecutor(2) as pool:
-        with held(batcher, doubler):
-            batcher.submit(call(1))
-            entering = pool.submit(batcher.submit, call(2), wait=True)
-            assert not wait([entering], 0.05).done
-            closing = pool.submit(batcher.close)
-            assert isinstance(entering.exception(ANSWER_S), RegistryError)
-        closing.result(ANSWER_S)
 
 
 def test_what_is_cancelled_while_it_waits_is_never_done_and_frees_its_room(
