@@ -7,6 +7,7 @@ whatever the tables of today are. Names of constraints and indexes follow from `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -365,11 +366,6 @@ def expire_attempts() -> None:
     op.create_index("ix_idempotency_enrollment_id", "idempotency", ["enrollment_id"])
 
 
-def expire_reviews() -> None:
-    """An index by which retention finds attempts that went to review."""
-    find_attempts("review")
-
-
 def find_attempts(decision: str) -> None:
     condition = f"decision = '{decision}' AND expired_at IS NULL"
     index_some(f"ix_enrollments_{decision}", "enrollments", ["created_at", "id"], condition)
@@ -410,11 +406,6 @@ def add_second_templates() -> None:
         add_columns(table, second_template=BYTES, second_model_digest=sa.String(128))
 
 
-def add_weakest_link() -> None:
-    """The score of a case's weakest link, null where it is not known."""
-    add_columns("cases", weakest=FLOAT)
-
-
 def keep_faces_of_references() -> None:
     """Faces of imported references, and faces held until a case names them; a crop that is there
     gets the document of its attempt. Its code is for the key ring to make."""
@@ -439,11 +430,11 @@ MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0002": add_keys,
     "0003": add_fraud_desk,
     "0004": expire_attempts,
-    "0005": expire_reviews,
+    "0005": partial(find_attempts, "review"),
     "0006": add_tallies,
     "0007": add_codes,
     "0008": add_time_zones,
     "0009": add_second_templates,
-    "0010": add_weakest_link,
+    "0010": partial(add_columns, "cases", weakest=FLOAT),
     "0011": keep_faces_of_references,
 }

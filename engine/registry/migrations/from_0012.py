@@ -6,6 +6,7 @@ A new one goes to the end of `MIGRATIONS`, and its number to `database.REVISIONS
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import sqlalchemy as sa
 from alembic import op
@@ -79,16 +80,6 @@ def add_holds() -> None:
     waits = "erasure_due_at IS NOT NULL"
     index_some("ix_documents_erasure", "documents", ["erasure_due_at"], waits)
     op.create_index("ix_enrollments_outlet", "enrollments", ["outlet", "created_at", "id"])
-
-
-def note_what_was_decided_on() -> None:
-    """The state of the gallery that a pair of documents was decided on."""
-    add_columns("judged_pairs", sequence=sa.BigInteger)
-
-
-def count_seals() -> None:
-    """How many values each data key has sealed: `sosie upgrade` counts what is there."""
-    add_columns("deployment", seals=sa.JSON)
 
 
 def keep_attempts_decided_on() -> None:
@@ -258,11 +249,6 @@ def add_people() -> None:
     )
 
 
-def add_liveness_judge() -> None:
-    """Results of a judge of the picture itself: which it was, null of what is there."""
-    add_columns("liveness", judge=sa.String(64))
-
-
 def index_campaigns_and_outlets() -> None:
     """Indexes by which campaigns take turns, and outlets are shown with their results."""
     columns = ["campaign_id", "next_step_at", "id"]
@@ -318,15 +304,16 @@ def add_consents() -> None:
 MIGRATIONS: Mapping[str, Callable[[], None]] = {
     "0012": add_accounts,
     "0013": add_holds,
-    "0014": note_what_was_decided_on,
-    "0015": count_seals,
+    "0014": partial(add_columns, "judged_pairs", sequence=sa.BigInteger),
+    # `sosie upgrade` counts what is there.
+    "0015": partial(add_columns, "deployment", seals=sa.JSON),
     "0016": keep_attempts_decided_on,
     "0017": add_liveness,
     "0018": add_events,
     "0019": add_webhooks,
     "0020": add_life_of_lines,
     "0021": add_people,
-    "0022": add_liveness_judge,
+    "0022": partial(add_columns, "liveness", judge=sa.String(64)),
     "0023": index_campaigns_and_outlets,
     "0024": rename_head_and_cursors,
     "0025": add_role_metrics,
