@@ -142,7 +142,6 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
 
         if after >= total:
             return sum_up(Ending.DONE)
-        threads = deployment.extractor.threads if _has_photographs(source) else 1
         loader = stack.enter_context(_make_loader(deployment, order, source, transform))
         try:
             ending = import_rows(
@@ -150,12 +149,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
                 _make_reader(deployment, order),
                 loader,
                 chunk_writer,
-                ImportTerms(
-                    verify=deployment.thresholds.verify,
-                    photographs_at_once=PHOTOGRAPHS_A_THREAD * threads,
-                    **({"chunk_rows": ONLINE_ROWS} if is_served else {}),
-                    stop_after_failures=order.stop_after_failures,
-                ),
+                _make_terms(deployment, order, source, is_served=is_served),
                 lambda row: progress(row, total),
             )
         except KeyboardInterrupt:
@@ -324,6 +318,18 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
             country=order.country,
             unkept=deployment.people.unkept,
         )
+    )
+
+
+def _make_terms(
+    deployment: Deployment, order: ImportOrder, source: Source, *, is_served: bool
+) -> ImportTerms:
+    threads = deployment.extractor.threads if _has_photographs(source) else 1
+    return ImportTerms(
+        verify=deployment.thresholds.verify,
+        photographs_at_once=PHOTOGRAPHS_A_THREAD * threads,
+        **({"chunk_rows": ONLINE_ROWS} if is_served else {}),
+        stop_after_failures=order.stop_after_failures,
     )
 
 

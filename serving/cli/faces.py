@@ -11,7 +11,7 @@ import typer
 
 from engine.errors import ImageError, RequestError, SosieError
 from engine.faces.extractor import Extracted, Extraction
-from engine.matching.calibration import Calibration, ThresholdRates
+from engine.matching.calibration import Calibration, Rate, ThresholdRates
 from schema.decisions import Comparison, SeenFrame
 from schema.reasons import ADVICE, PhotographKind, Reason, shows_another, tell_kind
 from serving.cli.inputs import (
@@ -57,10 +57,7 @@ def verify(
     pair = {"a": live, "b": portrait}
     score, is_match, verdict = _judge(live, portrait, threshold)
     warnings = [*models.warn_calibration(settings), *_warn_beside(pair, is_match)]
-    rate, fused = None, sum(one.is_fused for one in told)
-    if score is not None and calibration is not None:
-        kind = Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE
-        rate = calibration.fmr_at(score, kind)
+    rate = _rate_at(score, calibration, fused := sum(one.is_fused for one in told))
     answer = {
         "match": is_match,
         "problems": {name: list(one.problems) for name, one in pair.items()},
@@ -109,6 +106,12 @@ def _judge(
         return score, None, "[yellow]not judged: the model is not calibrated[/]"
     is_match = score >= threshold
     return score, is_match, "[green]match[/]" if is_match else "[red]no match[/]"
+
+
+def _rate_at(score: float | None, calibration: Calibration | None, fused: int) -> Rate | None:
+    if score is None or calibration is None:
+        return None
+    return calibration.fmr_at(score, Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE)
 
 
 def _describe_score(score: float | None, fused: int, threshold: float | None, fmr: float) -> str:

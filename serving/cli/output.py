@@ -364,10 +364,7 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
             parameters.append(one)
     for one in parameters:
         if one.annotation is bool and isinstance(one.default, OptionInfo):
-            flag = one.default
-            if flag.default is None:
-                flag.default = False
-                flag.param_decls = flag.param_decls or (f"--{one.name.replace('_', '-')}",)
+            _make_flag(one.name, one.default)
     if not parameters or parameters[0].annotation is not Call:
         return run
 
@@ -386,6 +383,12 @@ def make_command(run: Callable[..., Any]) -> Callable[..., Any]:
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
+
+
+def _make_flag(name: str, flag: OptionInfo) -> None:
+    if flag.default is None:
+        flag.default = False
+        flag.param_decls = flag.param_decls or (f"--{name.replace('_', '-')}",)
 
 
 INTERRUPTED = 130

@@ -58,10 +58,6 @@ class Moment(datetime):
         """The same moment as this type."""
         return cls.combine(moment, moment.timetz())
 
-    @classmethod
-    def of_optional(cls, moment: datetime | None) -> Self | None:
-        return None if moment is None else cls.of(moment)
-
 
 class Template(bytes):
     """A template that the service issued: base64url without padding in JSON, binary in MessagePack.

@@ -247,15 +247,7 @@ class PeopleCheck(DecisionCheck):
             first_after=None if request.is_faceless else self._proofs.find_first(own, attempt),
         )
         if request.exception is not None:
-            rules = self._terms.of(attempt.outlet.carrier)
-            people = replace(
-                people,
-                exception=request.exception,
-                # A minor's guardian is bound when the line is opened, and not weeks later.
-                is_exception_offered=rules.exceptions and not people.is_minor,
-                asked_exceptions=self._asked[attempt.outlet.code],
-                exception_limit=rules.exceptions_per_outlet,
-            )
+            people = self._weigh_exception(people, attempt)
         if request.pair[0] is request.pair[1]:
             face = replace(face, live_portrait_score=None)
         face, lines = replace(face, candidates=others), evidence.of(LinePart)
@@ -276,6 +268,17 @@ class PeopleCheck(DecisionCheck):
             else {}
             for role in (DocumentRole.REPLACED, DocumentRole.GUARDIAN)
         }
+
+    def _weigh_exception(self, people: PeoplePart, attempt: Attempt) -> PeoplePart:
+        rules = self._terms.of(attempt.outlet.carrier)
+        return replace(
+            people,
+            exception=attempt.request.exception,
+            # A minor's guardian is bound when the line is opened, and not weeks later.
+            is_exception_offered=rules.exceptions and not people.is_minor,
+            asked_exceptions=self._asked[attempt.outlet.code],
+            exception_limit=rules.exceptions_per_outlet,
+        )
 
     def _find_replacement(
         self,
