@@ -212,14 +212,14 @@ STEPS = 100
 
 @frozen
 class MeasuredPrecision:
-    """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud.
+    """Share of the `judged` pairs at or above `threshold` that were fraud.
 
     `cases` decided them, which count as `effective` ones.
     """
 
     judged: int
     confirmed: int
-    threshold: float | None = None
+    threshold: float = -math.inf
     cases: int = 0
     effective: float = 0.0
 
@@ -243,17 +243,16 @@ def read_plain(registry: Reader) -> list[JudgedPair]:
 
 
 def measure_precision(
-    pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
+    pairs: Sequence[JudgedPair], sweep_id: str | None = None
 ) -> MeasuredPrecision:
     """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
-    [found] = measure_at(pairs, [-math.inf if threshold is None else threshold], sweep_id)
-    return MeasuredPrecision(found.judged, found.confirmed, threshold, found.cases, found.effective)
+    return measure_at(pairs, [-math.inf], sweep_id)[0]
 
 
 def measure_at(
     pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
 ) -> list[MeasuredPrecision]:
-    """The same at each of these thresholds, in their order."""
+    """The same of those at or above each of these thresholds, in their order."""
     found = [
         pair for pair in pairs if pair.sweep_id is not None and sweep_id in (None, pair.sweep_id)
     ]

@@ -51,29 +51,6 @@ class Effects:
     closed_lines: Sequence[str] = ()
     restored_lines: Sequence[str] = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Ids and counts for the audit."""
-        return {
-            "pairs": len(self.judged),
-            "watched": [entry.id for entry in self.watched],
-            "closed_lines": list(self.closed_lines),
-            "restored_lines": list(self.restored_lines),
-        }
-
-    def entries(self, case: CaseRecord, actor: str) -> list[AuditEntry]:
-        """An audit entry for each line and each face, as if they were changed one by one."""
-        detail = {"case": case.id}
-        watched = [str(entry.id) for entry in self.watched]
-        return [
-            AuditEntry(actor, action, subject, detail)
-            for action, subjects in (
-                ("line.closed", self.closed_lines),
-                ("line.restored", self.restored_lines),
-                ("watchlist.added", watched),
-            )
-            for subject in subjects
-        ]
-
 
 def find_effects(
     registrar: Runner,
@@ -433,16 +410,29 @@ def _closing_writes(
     case: CaseRecord, closed: CaseRecord, effects: Effects, actor: Actor, now: datetime
 ) -> list[Write]:
     assert closed.outcome is not None
-    outcome = closed.outcome.value
-    proposed_by = None if case.proposal is None else case.proposal.by
-    keeps_lines = closed.proposal is not None and closed.proposal.keep_lines
-    detail = {"outcome": outcome, "proposed_by": proposed_by, "keep_lines": keeps_lines}
-    detail |= effects.describe()
-    entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
-    why = (f"case:{case.id}", actor.name)
+    outcome, why = closed.outcome.value, (f"case:{case.id}", actor.name)
+    detail = {
+        "outcome": outcome,
+        "proposed_by": None if case.proposal is None else case.proposal.by,
+        "keep_lines": closed.proposal is not None and closed.proposal.keep_lines,
+        "pairs": len(effects.judged),
+        "watched": [one.id for one in effects.watched],
+        "closed_lines": list(effects.closed_lines),
+        "restored_lines": list(effects.restored_lines),
+    }
+    changed = {
+        "line.closed": effects.closed_lines,
+        "line.restored": effects.restored_lines,
+        "watchlist.added": [str(one.id) for one in effects.watched],
+    }
     return [
-        *_change(closed, entry, actor, detail),
-        *effects.entries(case, actor.name),
+        *_change(closed, CaseNote(now, actor.person, NoteKind.CLOSED, outcome), actor, detail),
+        # As if each line and each face were changed alone.
+        *(
+            AuditEntry(actor.name, action, subject, {"case": case.id})
+            for action, subjects in changed.items()
+            for subject in subjects
+        ),
         *effects.judged,
         *effects.watched,
         LineChange(effects.restored_lines, LineEventKind.RESTORED, *why),

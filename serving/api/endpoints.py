@@ -229,6 +229,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
         "POST /v1/cases/{case_id}/withdraw": _step(cases.withdraw_proposal, "Withdraw a proposal"),
         "POST /v1/cases/{case_id}/close": _step(cases.close_case, "Close a case"),
+        "POST /v1/cases/outcomes": _step(cases.end_cases, "Decide cases that are alike"),
         "POST /v1/cases/{case_id}/reopen": _step(cases.reopen_case, "Open a closed case again"),
         "POST /v1/cases/{case_id}/report": _case(cases.report_case, "Make the report of a case"),
     },

@@ -283,6 +283,8 @@ _ENROLLMENT = {
     "captured_at": "2026-01-31T12:00:00Z",
 }
 
+SEEN_EXAMPLE = {"seen_at": "2026-01-31T12:00:00.123456Z"}
+
 EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     enrollments.EnrollmentRequest: [_ENROLLMENT, {**_ENROLLMENT, "live": [IMAGE_EXAMPLE] * 3}],
     enrollments.Enrollment: [
@@ -401,13 +403,14 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     lines.SimSwapCheckRequest: [{"phoneNumber": "+8613800138000", "maxAge": 120}],
     cases.AssignRequest: [{"assignee": "me"}],
     cases.RevealRequest: [{"reason": "The outlet sent a copy of the document to compare."}],
-    cases.ReopenRequest: [
-        {"reason": "The second face is a twin's.", "seen_at": "2026-01-31T12:00:00.123456Z"}
-    ],
+    cases.ReopenRequest: [{"reason": "The second face is a twin's.", **SEEN_EXAMPLE}],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [
-        {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
-        {"outcome": "twins", "seen_at": "2026-01-31T12:00:00.123456Z"},
+        {"outcome": "fraud", "close_lines": [ID_EXAMPLE], **SEEN_EXAMPLE},
+        {"outcome": "twins", **SEEN_EXAMPLE},
+    ],
+    cases.EndingsRequest: [
+        {"step": "close", "cases": [{"case_id": ID_EXAMPLE, "outcome": "twins", **SEEN_EXAMPLE}]}
     ],
     cases.RestrictRequest: [
         {"case_id": ID_EXAMPLE, "reason": "Twelve documents of one face in a night."}

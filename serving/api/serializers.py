@@ -26,7 +26,7 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
-from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
+from schema.cases import ALIVE, CaseKind, CaseNote, CaseSort, CaseState, DueDates, NoteKind
 from schema.decisions import DecidedEnrollment
 from schema.decoding import prepare
 from schema.people import FIRST_FACE, ExceptionCause
@@ -177,6 +177,33 @@ def case_page(
     return tuple(shown)
 
 
+def queue_page(
+    store: Reader,
+    wanted: CaseFilter,
+    sort: CaseSort,
+    due: DueDates,
+    limit: int,
+    after: str | None,
+    names: Sequence[str],
+) -> cases.CasePage:
+    """A page of a queue, and on the first what waits in the whole, also for the person of these
+    names; `NotFound` where `after` is no case."""
+    now = utc_now()
+    shown = case_page(
+        store, store.cases.queue(wanted, sort, due=due, limit=limit, after=after), due, now
+    )
+    following = shown[-1].case_id if len(shown) == limit else None
+    if after is not None:
+        return cases.CasePage(shown, following)
+
+    def count(**more: Any) -> dict[str, int]:
+        return store.cases.count(CaseFilter(state=ALIVE, **more), due)
+
+    some = {"overdue_at": now}, {"assignees": names}, {"to_approve_by": names}
+    counts = cases.CaseCounts(count(), *(sum(count(**one).values()) for one in some))
+    return cases.CasePage(shown, following, store.cases.count_fraud(), counts)
+
+
 def _masked_name(identity: Identity | None) -> str:
     return "" if identity is None else mask_name(identity.name)
 
@@ -283,16 +310,21 @@ def _decided_before(
 
 
 def outlet(store: Reader, record: Outlet) -> cases.OutletState:
-    return _outlet(record, outlet_liveness(store, [record.code])[record.code])
+    return outlets(store, [record])[0]
 
 
-def _outlet(record: Outlet, liveness: cases.OutletLiveness | None = None) -> cases.OutletState:
-    return of_record(
-        cases.OutletState,
-        record,
-        outlet=record.code,
-        refused_attempts=record.refused_attempts or 0,
-        liveness=liveness,
+def outlets(store: Reader, records: Sequence[Outlet]) -> tuple[cases.OutletState, ...]:
+    """Outlets, each with what recent liveness checks brought there."""
+    told = outlet_liveness(store, [one.code for one in records])
+    return tuple(
+        of_record(
+            cases.OutletState,
+            one,
+            outlet=one.code,
+            refused_attempts=one.refused_attempts or 0,
+            liveness=told[one.code],
+        )
+        for one in records
     )
 
 
@@ -308,18 +340,6 @@ def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, cases.Outl
                 sums[one.outlet][place] += count
     days = LIVENESS_WINDOW.days
     return {code: cases.OutletLiveness(days, *found) for code, found in sums.items()}
-
-
-def outlet_list(
-    records: Sequence[Outlet], carrier: str | None, restriction: str | None
-) -> tuple[cases.OutletState, ...]:
-    """The outlets of a carrier and of a restriction, most refused attempts first."""
-    shown = [
-        _outlet(one)
-        for one in records
-        if carrier in (None, one.carrier) and restriction in (None, one.restriction)
-    ]
-    return tuple(sorted(shown, key=lambda one: (-one.refused_attempts, one.outlet)))
 
 
 def past_enrollments(
@@ -458,18 +478,6 @@ def calibrated_thresholds(
             ),
         ),
     )
-
-
-def case_counts(
-    store: Reader, due: DueDates, now: datetime, names: Sequence[str]
-) -> cases.CaseCounts:
-    """The cases that are not decided, of which some concern the person of these names."""
-    some = {"overdue_at": now}, {"assignees": names}, {"to_approve_by": names}
-
-    def count(**more: Any) -> dict[str, int]:
-        return store.cases.count(CaseFilter(state=ALIVE, **more), due)
-
-    return cases.CaseCounts(count(), *(sum(count(**one).values()) for one in some))
 
 
 def read_state(name: str | None) -> dict[str, Any]:

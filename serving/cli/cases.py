@@ -1,8 +1,6 @@
 """Cases of the fraud team: `cases` lists them, `case` shows one and takes its steps."""
 
 import sys
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +8,7 @@ import typer
 
 from engine.cases import steps
 from engine.cases.decided import DecisionReader
-from engine.errors import NotFound, RegistryError, SosieError, SweepOver
+from engine.errors import NotFound, RegistryError, RequestError, SosieError, SweepOver
 from engine.formatting import percent, plural
 from engine.registry.database import utc_now
 from engine.registry.queues import CaseFilter
@@ -21,15 +19,16 @@ from serving.cli.inputs import argument, option, read_moment, require_place, wri
 from serving.cli.output import Answer, Call, Facts, Listing, columns, command, escape, next_page
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_views import SweepViews, describe_terms
-from serving.wire.cases import CaseCounts, CaseFile, CasePage, CaseProposal, ListedCase
+from serving.wire.cases import CaseCounts, CaseFile, CaseProposal, ListedCase
 from serving.wire.fields import plain
 from serving.wire.sweeps import CaseOutcomes, PrecisionRate, ProposedThreshold
 
 ME = "me"
 
 CASE_ID = argument("The case's id.", "ID")
+CASE_IDS = argument("The ids of cases.", "ID...")
 SEEN_AT = option(
-    "The case's updated_at, as shown; refused where the case has changed since.",
+    "The case's updated_at, as shown; of several the latest; refused where it has changed since.",
     "MOMENT",
     default=...,
 )
@@ -123,16 +122,15 @@ def _list_lines(case: CaseFile) -> list[tuple[str, ...]]:
 @command("case assign")
 def assign_cases(
     call: Call,
-    case_ids: list[str] = argument("The ids of cases.", "ID..."),
+    case_ids: list[str] = CASE_IDS,
     to: str | None = option("As histories name people.", "PERSON", show_default=ME),
     back: bool = option("Give it back to the queue."),
 ) -> None:
-    """Give cases to a person, or back to the queue; with several, `--json` has a line for each."""
+    """Give cases to a person, or back to the queue; of several each is answered for itself."""
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else call.person.person if (to or ME) == ME else to
-    for case_id in case_ids:
-        call.print(_step(call, case_id, "assign", assignee))
+    _step_each(call, case_ids, "assign", assignee)
 
 
 @command("case note")
@@ -147,12 +145,13 @@ def note_case(
 
 
 @command("case propose")
-def propose_outcome(call: Call, ending: EndingOptions, case_id: str = CASE_ID) -> Answer:
+def propose_outcome(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> None:
     """Propose an outcome, and the lines to be closed by it, for another person to decide.
 
-    Fraud whose documents have numbers in use names those to close, or says --keep-lines.
+    Fraud whose documents have numbers in use names those to close, or says --keep-lines. Of several
+    cases each is proposed, or refused, for itself.
     """
-    return _end(call, case_id, "propose", ending)
+    _end(call, case_ids, "propose", ending)
 
 
 @command("case withdraw")
@@ -162,22 +161,36 @@ def withdraw_proposal(call: Call, case_id: str = CASE_ID) -> Answer:
 
 
 @command("case close")
-def close_case(call: Call, ending: EndingOptions, case_id: str = CASE_ID) -> Answer:
-    """Close a case.
+def close_case(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> None:
+    """Close a case, or several, each for itself.
 
     It takes two people: another must have proposed the same outcome and lines; `case show` says how
-    many of its numbers will be closed. One may say that a
-    dispute is unfounded. Fraud puts the faces on the watch-list; twins and mistakes are exceptions
-    for later sweeps; after an unfounded dispute its lines are active again, and an exception
-    that is closed so is granted: its line is opened.
+    many of its numbers will be closed. One may say that a dispute is unfounded. Fraud puts the
+    faces on the watch-list; twins and mistakes are exceptions for later sweeps; after an unfounded
+    dispute its lines are active again, and an exception that is closed so is granted.
     """
-    return _end(call, case_id, "close", ending)
+    _end(call, case_ids, "close", ending)
 
 
-def _end(call: Call, case_id: str, name: str, ending: EndingOptions) -> Answer:
+def _end(call: Call, case_ids: list[str], name: str, ending: EndingOptions) -> None:
     lines, seen_at = tuple(ending.close_line or ()), read_moment(ending.seen_at, "--seen-at")
     more = {"seen_at": seen_at, "keep_lines": ending.keep_lines}
-    return _step(call, case_id, name, ending.outcome, lines, **more)
+    _step_each(call, case_ids, name, ending.outcome, lines, **more)
+
+
+def _step_each(call: Call, case_ids: list[str], name: str, *given: object, **more: object) -> None:
+    """Takes the step of each case; of several a refusal is told, and the others go on."""
+    refused = 0
+    for case_id in case_ids:
+        try:
+            call.print(_step(call, case_id, name, *given, **more))
+        except SosieError as error:
+            if len(case_ids) == 1:
+                raise
+            refused, told = refused + 1, {"case_id": case_id, "error": str(error)}
+            call.print(Answer(told, f"[red]Refused[/]: case {case_id}: {escape(str(error))}"))
+    if refused:
+        raise RequestError(f"{refused} of {len(case_ids)} cases were refused: read them again")
 
 
 def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -> Answer:
@@ -353,43 +366,19 @@ def list_cases(
     Those that are not decided, if nothing else is asked. Names show their first letters, numbers
     their last digits.
     """
-    now = utc_now()
     wanted = chosen.read(call, carriers=carrier or (), outlets=outlet or (), id_end=chosen.id_end)
-    store, due = call.store, call.deployment.settings.cases
-    found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
-    shown = serializers.case_page(store, found, due, now)
-    call.note("cases.read", "queue", {"cases": [one.case_id for one in shown]})
-    in_use = store.cases.count_fraud()
-    following = shown[-1].case_id if len(shown) == limit else None
+    terms = (wanted, sort, call.deployment.settings.cases, limit, after)
+    page = serializers.queue_page(call.store, *terms, _names(call))
+    call.note("cases.read", "queue", {"cases": [one.case_id for one in page.cases]})
     is_all = wanted == CaseFilter(**serializers.read_state("alive"))
-    empty = "No case is open." if is_all else "No such case."
-    waiting = None
-    if after is None:
-        waiting = serializers.case_counts(store, due, now, _names(call))
-    page = CasePage(shown, following, in_use, waiting)
     warning = ""
-    if in_use and chosen.state != "fraud_in_use":
+    if page.fraud_in_use and chosen.state != "fraud_in_use":
         warning = (
-            f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
-            "sosie cases --state fraud_in_use"
+            "[yellow]Decided as fraud[/], with numbers in use: "
+            f"{plural(page.fraud_in_use, 'case')}: sosie cases --state fraud_in_use"
         )
-    table = _list_page(shown, now, empty)
-    return Answer(page, warning, table, _describe_waiting(waiting), next_page(following))
-
-
-def _describe_waiting(waiting: CaseCounts | None) -> str:
-    """The queue in a line; nothing on later pages, or where nothing waits."""
-    if waiting is None or not waiting.kinds:
-        return ""
-    kinds = ", ".join(f"{escape(kind)} {found:,}" for kind, found in sorted(waiting.kinds.items()))
-    return (
-        f"To be decided: {sum(waiting.kinds.values()):,} ({kinds}); {waiting.overdue:,} overdue, "
-        f"{waiting.mine:,} yours, {waiting.to_approve:,} for you to approve."
-    )
-
-
-def _list_page(shown: Sequence[ListedCase], now: datetime, empty: str) -> Listing:
-    shown_columns = columns(
+    now = utc_now()
+    shown = columns(
         "case_id",
         risk=lambda one: f"{one.risk:.0f}",
         kind="kind",
@@ -402,7 +391,19 @@ def _list_page(shown: Sequence[ListedCase], now: datetime, empty: str) -> Listin
         age=lambda one: f"{(now - one.opened_at).days} d",
         due=_describe_due,
     )
-    return Listing(shown, shown_columns, empty)
+    table = Listing(page.cases, shown, "No case is open." if is_all else "No such case.")
+    return Answer(page, warning, table, _describe_waiting(page.waiting), next_page(page.next))
+
+
+def _describe_waiting(waiting: CaseCounts | None) -> str:
+    """The queue in a line; nothing on later pages, or where nothing waits."""
+    if waiting is None or not waiting.kinds:
+        return ""
+    kinds = ", ".join(f"{escape(kind)} {found:,}" for kind, found in sorted(waiting.kinds.items()))
+    return (
+        f"To be decided: {sum(waiting.kinds.values()):,} ({kinds}); {waiting.overdue:,} overdue, "
+        f"{waiting.mine:,} yours, {waiting.to_approve:,} for you to approve."
+    )
 
 
 def _name_holders(one: ListedCase) -> str:

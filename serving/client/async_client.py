@@ -288,8 +288,6 @@ class AsyncClient:
         """Reads the owner and the role of the key."""
         return await self._get(options, oversight.KeyHolder, "me")
 
-    # What fraud teams and operators ask.
-
     async def search_people(
         self,
         *,
@@ -299,8 +297,7 @@ class AsyncClient:
         options: Options = _USUAL,
     ) -> people.People:
         """Finds the people with a face, a document or a number; exactly one of them."""
-        face = None if probe is None else write_face(probe)
-        body = people.PeopleRequest(face, document, msisdn)
+        body = people.PeopleRequest(None if probe is None else write_face(probe), document, msisdn)
         return await self._post(options, people.People, body, "people", "search")
 
     async def export_subject(
@@ -379,9 +376,8 @@ class AsyncClient:
         keep_lines: bool = False,
         options: Options = _USUAL,
     ) -> cases.Case:
-        """Proposes an outcome, with the lines that another person is to close by it; fraud that
-        leaves numbers in use says so by `keep_lines`. `ApiError` 409 where the case's `updated_at`
-        is no longer `seen_at`."""
+        """Proposes an outcome, with the lines to be closed by it; fraud that leaves numbers in use
+        says so by `keep_lines`. `ApiError` 409 where `updated_at` is no longer `seen_at`."""
         body = cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
         return await self._post(options, cases.Case, body, "cases", case_id, "propose")
 
@@ -399,10 +395,16 @@ class AsyncClient:
         keep_lines: bool = False,
         options: Options = _USUAL,
     ) -> cases.Case:
-        """Closes a case; lines only by the same proposal of another person. `seen_at` and
-        `keep_lines` as above."""
+        """Closes a case by the same proposal of another person; the rest as above."""
         body = cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
         return await self._post(options, cases.Case, body, "cases", case_id, "close")
+
+    async def end_cases(
+        self, step: cases.CaseStep, endings: Sequence[cases.CaseEnding], options: Options = _USUAL
+    ) -> cases.EndedCases:
+        """Takes a step of up to 100 cases, each for itself: `error` says why one was refused."""
+        body = cases.EndingsRequest(step, tuple(endings))
+        return await self._post(options, cases.EndedCases, body, "cases", "outcomes")
 
     async def reopen_case(
         self, case_id: str, reason: str, *, seen_at: datetime, options: Options = _USUAL
@@ -493,8 +495,7 @@ class AsyncClient:
     async def measure_precision(
         self, sweep_id: str | None = None, *, wanted: float | None = None, options: Options = _USUAL
     ) -> sweeps.Precision:
-        """Counts the pairs that one sweep, or any, found and people judged to be fraud; and the
-        threshold that follows, where so much of it is `wanted`."""
+        """The share of fraud in judged pairs, and the threshold at which it is as `wanted`."""
         call = get(sweeps.Precision, "precision", sweep_id=sweep_id, wanted=wanted)
         return await self._send(call, options)
 

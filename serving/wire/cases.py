@@ -27,13 +27,16 @@ from serving.wire.fields import (
     known,
 )
 from serving.wire.lines import Line
+from serving.wire.matching import ItemError
 
 MAX_NOTE_LENGTH = 4000
 MAX_CLOSED_LINES = 200
 MAX_REASON_LENGTH = 200
+MAX_CASES_AT_ONCE = 100
 ME = "me"
 
 AskedState = Literal["open", "assigned", "proposed", "closed", "merged"]
+CaseStep = Literal["propose", "close"]
 ShownOutcome = Annotated[str, known(*Outcome)]
 ShownState = Annotated[str, known(*CaseState)]
 ShownOrigin = Annotated[str, known(*CaseOrigin)]
@@ -118,6 +121,19 @@ class OutcomeRequest(RequestBody):
     ] = False
 
 
+class CaseEnding(OutcomeRequest, kw_only=True):
+    """What was found in one of several cases."""
+
+    case_id: Annotated[str, Meta(min_length=36, max_length=36)]
+
+
+class EndingsRequest(RequestBody):
+    """A step of cases that are alike, and what was found in each."""
+
+    step: CaseStep
+    cases: Annotated[tuple[CaseEnding, ...], Meta(min_length=1, max_length=MAX_CASES_AT_ONCE)]
+
+
 class CaseProposal(Proposal, AnswerBody, kw_only=True):
     """What one person proposes; who closes the case by it must be another."""
 
@@ -152,6 +168,20 @@ class Case(AnswerBody):
     opened_at: Moment
     updated_at: Moment
     closed_at: Moment | None
+
+
+class EndedCase(AnswerBody):
+    """One of several cases after its step, or why it is as it was."""
+
+    case_id: Id
+    case: Case | None
+    error: ItemError | None
+
+
+class EndedCases(AnswerBody):
+    """The cases of a step, in the order in which they were given."""
+
+    cases: tuple[EndedCase, ...]
 
 
 class CasePerson(PrivateAnswer):

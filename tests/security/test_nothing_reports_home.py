@@ -117,7 +117,7 @@ def test_a_model_that_runs_makes_no_file_no_thread_and_no_connection(alone, user
     assert left(user) == []
 
 
-def test_verify_and_enroll_leave_nothing_and_ask_nobody(
+def test_commands_and_a_benchmark_leave_nothing_and_ask_nobody(
     alone,
     user,
     home,
@@ -130,18 +130,13 @@ def test_verify_and_enroll_leave_nothing_and_ask_nobody(
         ("verify", *faces),
         ("--home", home, "enroll", "--outlet", "b1", *shown, *options),
         ("--home", home, "doctor"),
+        ("bench", "extract", "--quick", "--n", "2", "--rounds", "1"),
     ):
         told = alone(SOSIE, *command)
-        assert told["code"] == 0, told["errors"]
+        # 1 of a benchmark: a goal of a quiet machine is missed.
+        assert told["code"] <= (command[0] == "bench"), told["errors"]
         assert told["is_silent"], told
         assert left(user) == []
-
-
-def test_a_benchmark_leaves_nothing_and_asks_nobody(alone, user) -> None:
-    told = alone(SOSIE, "bench", "extract", "--quick", "--n", "2", "--rounds", "1")
-    assert told["code"] in (0, 1), told["errors"]  # 1: a goal of a quiet machine is missed
-    assert told["is_silent"], told
-    assert left(user) == []
 
 
 def test_a_service_leaves_nothing_and_asks_nobody_but_the_clouds_metadata(

@@ -4,20 +4,19 @@
 import asyncio
 from datetime import timedelta
 
-from msgspec.structs import replace
-
 from engine.cases.outlets import find_outlet, with_reasons
-from engine.errors import NotFound
+from engine.errors import NotFound, SosieError
 from engine.registry.database import utc_now
 from engine.registry.queues import AttemptFilter, CaseFilter
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import people, serializers
 from serving.api.request import Request, next_page, note
 from serving.case_report import ReportTerms, gather_case, write_case
-from serving.errors import Malformed
+from serving.errors import Malformed, ServiceRefusal, describe
 from serving.ingress.parts import Parts
 from serving.wire import cases as wire
 from serving.wire.fields import of_record
+from serving.wire.matching import ItemError
 
 
 async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> wire.CasePage:
@@ -89,6 +88,25 @@ async def close_case(
     return people.case(await parts.registrar.close_case(case_id, body, request.context()))
 
 
+async def end_cases(parts: Parts, request: Request, body: wire.EndingsRequest) -> wire.EndedCases:
+    """Proposes an outcome for each of up to 100 cases that are alike, or closes each by what
+    another person has proposed, one after the other, as if each were sent alone: the answer says of
+    each what it is then, or why it was refused. Every case counts into the key's rate.
+    """
+    parts.authenticator.charge(request.caller, len(body.cases) - 1)
+    registrar, context = parts.registrar, request.context()
+    take = registrar.propose_outcome if body.step == "propose" else registrar.close_case
+    ended = []
+    for one in body.cases:
+        try:
+            case, error = people.case(await take(one.case_id, one, context)), None
+        except (SosieError, ServiceRefusal) as refusal:
+            fault = describe(refusal)
+            case, error = None, ItemError(fault.code, fault.message)
+        ended.append(wire.EndedCase(one.case_id, case, error))
+    return wire.EndedCases(tuple(ended))
+
+
 async def reopen_case(
     parts: Parts, request: Request, body: wire.ReopenRequest, case_id: str
 ) -> wire.CaseFile:
@@ -126,7 +144,6 @@ async def report_case(
 
 
 def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> wire.CasePage:
-    store, now, due = parts.store, utc_now(), parts.deployment.settings.cases
     wanted = CaseFilter(
         **serializers.read_state(query.state),
         kind=query.kind,
@@ -135,18 +152,13 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> wire.CasePa
         carriers=(*query.carriers, *filter(None, [query.carrier])),
         outlets=(*query.outlets, *filter(None, [query.outlet])),
         id_end=query.id_end,
-        overdue_at=now if query.overdue else None,
+        overdue_at=utc_now() if query.overdue else None,
     )
+    terms = (wanted, query.sort, parts.deployment.settings.cases, query.limit, query.after)
     try:
-        found = store.cases.queue(wanted, query.sort, due=due, limit=query.limit, after=query.after)
+        return serializers.queue_page(parts.store, *terms, name_assignees(wire.ME, caller))
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
-    shown = serializers.case_page(store, found, due, now)
-    following = next_page(shown, query.limit, lambda one: one.case_id)
-    if query.after is not None:
-        return wire.CasePage(shown, following)
-    waiting = serializers.case_counts(store, due, now, name_assignees(wire.ME, caller))
-    return wire.CasePage(shown, following, store.cases.count_fraud(), waiting)
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
@@ -160,17 +172,17 @@ def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
 def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
     """The outlets that may enroll nobody, those with most refused attempts first."""
     store = parts.store
-    found = with_reasons(store, store.restricted_outlets())
-    listed = serializers.outlet_list(found, query.carrier, query.restriction)
+    found = [
+        one
+        for one in store.restricted_outlets()
+        if query.carrier in (None, one.carrier) and query.restriction in (None, one.restriction)
+    ]
+    found.sort(key=lambda one: (-(one.refused_attempts or 0), one.code))
     # One that was lifted since the page before is in no list: then from the first again.
-    places = [place for place, one in enumerate(listed) if one.outlet == query.after]
+    places = [place for place, one in enumerate(found) if one.code == query.after]
     start = places[0] + 1 if places else 0
-    page = listed[start : start + query.limit]
-    told = serializers.outlet_liveness(store, [one.outlet for one in page])
-    return wire.OutletList(
-        tuple(replace(one, liveness=told[one.outlet]) for one in page),
-        next_page(page, query.limit, lambda one: one.outlet),
-    )
+    shown = serializers.outlets(store, with_reasons(store, found[start : start + query.limit]))
+    return wire.OutletList(shown, next_page(shown, query.limit, lambda one: one.outlet))
 
 
 def count_exceptions(parts: Parts, _: Request, query: wire.ExceptionsQuery) -> wire.ExceptionCounts:

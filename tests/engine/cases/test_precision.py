@@ -46,7 +46,7 @@ def test_twins_and_mistakes_count_against_a_sweep_and_other_cases_do_not_count()
 
 def test_it_is_measured_for_one_sweep_and_at_thresholds() -> None:
     assert measure_precision(PAIRS, sweep_id="s2").judged == 1
-    measured = [measure_precision(PAIRS, at, "s1") for at in (0.6, 0.7, 0.8, 0.95)]
+    measured = measure_at(PAIRS, (0.6, 0.7, 0.8, 0.95), "s1")
     assert [(one.threshold, one.judged, one.confirmed) for one in measured] == [
         (0.6, 10, 8),
         (0.7, 9, 8),

@@ -117,27 +117,30 @@ def test_an_invalid_note_or_assignee_is_refused(service, step: Any, texts: list[
     assert service.store.cases.get(case.id) == case
 
 
-def test_one_person_never_closes_lines(service) -> None:
-    (body,) = service.enroll(1)
-    line = body.line_id
-    case = service.open(body.document_id)
-    asked = (*service.context, case.id, Outcome.FRAUD, [line])
+def test_lines_are_closed_by_two_people_exactly_as_proposed(service) -> None:
+    first, second = service.enroll(2)
+    lines = [first.line_id, second.line_id]
+    case = service.open(first.document_id, second.document_id)
+    asked = (*service.context, case.id, Outcome.FRAUD, lines[:1])
     with pytest.raises(FourEyes):
         close(*asked, ANNA)
     propose(*asked, ANNA)
     with pytest.raises(FourEyes):
         close(*asked, ANNA)
-    assert status_of(service, line) is LineStatus.ACTIVE
+    for outcome, others in ((Outcome.FRAUD, lines), (Outcome.MISTAKE, lines[:1])):
+        with pytest.raises(FourEyes):
+            close(*service.context, case.id, outcome, others, BOB)
+    assert {status_of(service, line) for line in lines} == {LineStatus.ACTIVE}
     closed = close(*asked, BOB)
     assert (closed.state, closed.outcome) == (CaseState.CLOSED, Outcome.FRAUD)
     assert (closed.proposal.by, closed.closed_at) == (ANNA.name, closed.updated_at)
     assert service.store.cases.get(case.id) == closed
-    assert status_of(service, line) is LineStatus.CLOSED
+    assert [status_of(service, one) for one in lines] == [LineStatus.CLOSED, LineStatus.ACTIVE]
     (entry,) = service.entries("line.closed")
-    assert (entry.actor, entry.subject, entry.detail) == (BOB.name, line, {"case": case.id})
+    assert (entry.actor, entry.subject, entry.detail) == (BOB.name, lines[0], {"case": case.id})
     (entry,) = service.entries("case.closed")
     assert (entry.actor, entry.detail["proposed_by"]) == (BOB.name, ANNA.name)
-    assert entry.detail["closed_lines"] == [line]
+    assert entry.detail["closed_lines"] == lines[:1]
 
 
 @pytest.mark.both_databases
@@ -240,22 +243,6 @@ def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service) -> 
     close_line(*service.context, two.line_id, "key:k0")
     assert cases.queue(*queue) == []
     assert cases.count_fraud() == 0
-
-
-def test_lines_are_closed_exactly_as_proposed(service) -> None:
-    first, second = service.enroll(2)
-    lines = [first.line_id, second.line_id]
-    case = service.open(first.document_id, second.document_id)
-    propose(*service.context, case.id, Outcome.FRAUD, lines[:1], ANNA)
-    for outcome, asked in (
-        (Outcome.FRAUD, lines),
-        (Outcome.FRAUD, lines[1:]),
-        (Outcome.MISTAKE, lines[:1]),
-    ):
-        with pytest.raises(FourEyes):
-            close(*service.context, case.id, outcome, asked, BOB)
-    assert {status_of(service, line) for line in lines} == {LineStatus.ACTIVE}
-    assert service.store.cases.get(case.id).state is CaseState.PROPOSED
 
 
 def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service) -> None:

@@ -18,6 +18,7 @@ from serving.api.body import decode, decode_query
 from serving.api.endpoints import ENDPOINTS
 from serving.client import ApiError, Client, KnownDocument, MatchItem, Options, SweepTerms
 from serving.client.transport import delete, get
+from serving.wire.cases import CaseEnding
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
 from serving.wire.lines import CampaignRequest, ClosedLine
@@ -140,6 +141,10 @@ def test_every_endpoint_has_a_method_that_sends_what_it_reads_and_reads_what_it_
         "bytes": b"x",
         "Sequence[str]": [ID],
         "Outcome": "fraud",
+        "cases.CaseStep": "close",
+        "Sequence[cases.CaseEnding]": [
+            CaseEnding("twins", Moment.of(datetime.now(UTC)), case_id=ID)
+        ],
         "DeathStep": "confirm",
         "Restriction": "barred",
         "ReportedKind": "sim_swap",

@@ -55,6 +55,7 @@ def test_a_newcomer_decides_a_whole_queue_and_a_second_person_approves(browser, 
         analyst.page.get_by_label("Show faces").check()
         expect(analyst.page.locator(".row-faces img")).to_have_count(2 * len(OUTCOMES))
         see_nothing_unmasked(analyst)
+        decide_alike(analyst)
         analyst.page.locator("tr[data-case] a").first.click()
         for left in reversed(range(len(OUTCOMES))):
             propose(analyst)
@@ -66,18 +67,33 @@ def test_a_newcomer_decides_a_whole_queue_and_a_second_person_approves(browser, 
         second.sign_in("second")
         second.page.get_by_label("State").select_option("proposed")
         expect(second.page.locator("tr[data-case]")).to_have_count(len(OUTCOMES))
-        second.page.locator("tr[data-case] a").first.click()
-        heading = second.page.get_by_role("heading", level=1)
-        for left in reversed(range(len(OUTCOMES))):
-            second.expect_heading("One face, many documents")
-            second.press("Approve and close")
-            expect(heading).to_contain_text("Closed")
-            if left:
-                second.press("Next case →")
-                expect(heading).not_to_contain_text("Closed")
+        second.press("Choose all or none")
+        second.page.locator("summary", has_text="Decide the chosen alike").click()
+        second.press("Approve what is proposed for the chosen")
+        expect(second.page.locator(".state-closed")).to_have_count(len(OUTCOMES))
         assert second.faults == []
     cases = newest_cases(site.service.parts.store.cases, CaseState.CLOSED)
     assert Counter(str(case.outcome) for case in cases) == Counter(OUTCOMES)
+
+
+def decide_alike(analyst: Visitor) -> None:
+    """All cases are proposed at once; nobody approves their own, and each row says so."""
+    rows = analyst.page.locator("tr[data-case]")
+    analyst.press("Choose all or none")
+    analyst.page.locator("summary", has_text="Decide the chosen alike").click()
+    analyst.page.get_by_label("Twins", exact=True).check()
+    analyst.press("Propose for the chosen")
+    expect(rows.filter(has_text="Proposed").filter(has_text="Twins")).to_have_count(len(OUTCOMES))
+    expect(analyst.page.locator("tr[data-case] input:checked")).to_have_count(0)
+    analyst.press("Choose all or none")
+    analyst.press("Approve what is proposed for the chosen")
+    expect(rows.filter(has_text="This takes two people")).to_have_count(len(OUTCOMES))
+    expect(analyst.page.locator("tr[data-case] input:checked")).to_have_count(len(OUTCOMES))
+    analyst.check("many")
+    analyst.check_languages("many")
+    for case in newest_cases(analyst.site.service.parts.store.cases, CaseState.PROPOSED):
+        path = f"/v1/cases/{case.id}/withdraw"
+        assert analyst.site.service.ask("POST", path, key="fraud").status_code == 200
 
 
 def propose(analyst: Visitor) -> None:

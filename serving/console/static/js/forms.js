@@ -201,7 +201,7 @@ export function filteredList(page, list, filter, place, ask, fill) {
     const turn = ++asked;
     const answer = await ask();
     // Whoever changed the filter meanwhile wants only the last answer.
-    if (turn === asked) fill(answer, load);
+    if (turn === asked) fill(answer);
   };
   const change = (changes) => {
     Object.assign(filter, changes);

@@ -106,8 +106,7 @@ function entryTable(entries) {
 }
 
 function detailCell({ detail }) {
-  const text = JSON.stringify(detail);
-  if (text === "{}") return "–";
+  if (Object.keys(detail).length === 0) return "–";
   return element(
     "details.raw",
     element("summary", say("audit.show")),

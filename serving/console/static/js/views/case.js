@@ -276,32 +276,31 @@ function reportForm(page, { case_id: id, documents: held }) {
   return section("report.title", hint(say("report.lead")), form, made);
 }
 
+/** What an entry of each kind says; of others it is the outcome. */
+const SAID = {
+  opened: (text) => word("origin", text),
+  erasure_asked: (text) => [`${say("erasure.due")} `, moment(text)],
+  erased: (text) => quoted(text.slice(-8), { class: "id" }),
+  expired: (text) => word("expired", text),
+  assigned: actorName,
+  merged: (text) => {
+    const [origin, id] = text.split(" ");
+    return [word("origin", origin), " ", quoted(id, { class: "id" })];
+  },
+};
+
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */
 function saidIn({ kind, text }) {
   if (!text) return null;
-  const isProse = kind === "note" || kind === "revealed" || kind.startsWith("reopen");
-  if (isProse) return element("p.note", { dir: "auto", translate: "no" }, text);
-  if (kind === "erasure_asked") {
-    return element("p", `${say("erasure.due")} `, moment(text));
-  }
-  if (kind === "erased") return element("p", quoted(text.slice(-8), { class: "id" }));
-  if (kind === "expired") return element("p", word("expired", text));
+  const note = (words) => element("p.note", { dir: "auto", translate: "no" }, words);
+  if (["note", "revealed", "reopen_asked", "reopened"].includes(kind)) return note(text);
   if (kind === "restricted") {
     const [done, reason] = text.split("\n");
     const [restriction, outlet] = done.split(" ");
-    const what = [
-      badge("restriction", restriction),
-      " ",
-      link(["outlets", outlet], quoted(outlet)),
-    ];
-    return [element("p", what), element("p.note", { dir: "auto" }, reason)];
+    const where = link(["outlets", outlet], quoted(outlet));
+    return [element("p", badge("restriction", restriction), " ", where), note(reason)];
   }
-  if (kind === "assigned") return element("p", actorName(text));
-  if (kind === "merged") {
-    const [origin, id] = text.split(" ");
-    return element("p", word("origin", origin), " ", quoted(id, { class: "id" }));
-  }
-  return element("p", word(kind === "opened" ? "origin" : "outcome", text));
+  return element("p", SAID[kind]?.(text) ?? word("outcome", text));
 }
 
 function history({ notes }) {

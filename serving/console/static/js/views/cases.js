@@ -4,11 +4,12 @@ import { get, post, whoAmI } from "../api.js";
 import { element, figure, hint, link, pick, plainButton, quoted, replace } from "../elements.js";
 import { smallFaces } from "../face_desk.js";
 import {
+  attempt,
   buildForm,
   checkField,
   filteredList,
   filterFields,
-  numberField,
+  radioField,
   sentenceOf,
   workButton,
 } from "../forms.js";
@@ -17,7 +18,6 @@ import {
   aboutPeople,
   actorName,
   badge,
-  caseTable,
   cellUnder,
   empty,
   growingTable,
@@ -26,7 +26,7 @@ import {
   peopleText,
   word,
 } from "../marks.js";
-import { CASE_KINDS, CASE_SORTS } from "../vocabulary.js";
+import { CASE_KINDS, CASE_SORTS, OUTCOMES } from "../vocabulary.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
 const FRAUD_IN_USE = "fraud_in_use";
@@ -45,6 +45,7 @@ const FILTERS = [
 const FACES = 2;
 const CASES_AT_ONCE = 4;
 const PAGE = 50;
+const DECIDED_AT_ONCE = 100;
 const DAY_MS = 86_400_000;
 
 /** What an address asks for, and nothing else that it says. */
@@ -56,17 +57,21 @@ export async function show(page) {
   const list = element("div.queue");
   const filter = readFilter(page.query);
   const ask = () => get(["cases"], { ...asQuery(filter), limit: PAGE });
-  const fill = (answer, again) => fillQueue(page, list, filter, answer, again);
+  const queue = { page, list, filter, known: new Map() };
+  const fill = (answer) => fillQueue(queue, answer);
   const { faults, load, change } = filteredList(page, list, filter, ["cases"], ask, fill);
   page.show(
     pageHead("cases.title", "cases.lead"),
-    element("p", link(["outlets"], say("outlets.title"))),
+    element(
+      "p.actions",
+      link(["outlets"], say("outlets.title")),
+      link(["search", { by: "msisdn" }], say("cases.find")),
+    ),
     filters(filter, change, faults),
-    finder(page, list, () => change({})),
     list,
   );
   await load();
-  page.bindKeys(keysOf(page, list, filter));
+  page.bindKeys(keysOf(queue, faults));
 }
 
 /** What is asked for: the address also says "all", and names several places in one text. */
@@ -125,32 +130,6 @@ export function narrowings({ text, tick }) {
   ];
 }
 
-/** The open cases about a whole telephone number, which is in no address; each search is audited. */
-function finder(page, list, reload) {
-  const form = buildForm(
-    page,
-    { class: "filters", role: "search", "aria-label": say("cases.find") },
-    numberField(),
-    "cases.find",
-    async ({ msisdn }) => {
-      const { people } = await post(["people", "search"], { msisdn });
-      const found = new Map(people.flatMap(({ cases }) => cases).map((one) => [one.case_id, one]));
-      const back = plainButton(say("case.back"), () => {
-        form.reset();
-        return reload();
-      });
-      replace(list, element("p.actions", back), caseTable([...found.values()]));
-      page.announce(say(found.size ? "cases.found" : "cases.none", { count: number(found.size) }));
-    },
-  );
-  return element(
-    "details.finder",
-    element("summary", say("cases.find")),
-    form,
-    hint(link(["search"], say("cases.elsewhere"))),
-  );
-}
-
 /** What was decided and is in use all the same: nobody is asked about it again. */
 function fraudNotice({ fraud_in_use: count }, filter) {
   if (!count || filter.state === FRAUD_IN_USE) return null;
@@ -177,7 +156,9 @@ function waitingOf({ waiting }) {
   );
 }
 
-function fillQueue(page, list, filter, answer, reload) {
+/** `known` has every case that is listed, as it was last seen. */
+function fillQueue(queue, answer) {
+  const { page, list, filter, known } = queue;
   if (answer.cases.length === 0) {
     replace(list, fraudNotice(answer, filter), empty("cases.none"));
     page.announce(say("cases.none"));
@@ -189,17 +170,17 @@ function fillQueue(page, list, filter, answer, reload) {
     return cases;
   };
   const given = (one) => ({
-    "data-case": one.case_id,
+    "data-case": known.set(one.case_id, one) && one.case_id,
     "data-documents": one.document_ids.slice(0, FACES).join(" "),
     class: one.is_overdue ? "overdue" : null,
   });
-  const queue = { title: "cases.caption", columns: queueColumns(filter), given };
+  const look = { title: "cases.caption", columns: queueColumns(filter), given };
   replace(
     list,
     waitingOf(answer),
     fraudNotice(answer, filter),
-    growingTable(page, answer, { ...queue, ask, read }),
-    assignmentOfMany(page, list, reload),
+    growingTable(page, answer, { ...look, ask, read }),
+    stepsOfMany(queue),
   );
 }
 
@@ -245,8 +226,19 @@ function queueColumns(filter) {
   };
 }
 
-function stateOf({ state, assignee }) {
-  return [badge("state", state), assignee && [" ", actorName(assignee)]];
+function stateOf({ state, assignee, outcome, proposal, lines }) {
+  const closing = proposal?.close_lines.length;
+  const numbers = { closed: number(closing), all: number(lines) };
+  return [
+    badge("state", state),
+    assignee && [" ", actorName(assignee)],
+    (outcome ?? proposal) &&
+      element(
+        "div.hint",
+        word("outcome", outcome ?? proposal.outcome),
+        state === "proposed" && closing > 0 && ` · ${say("case.willclose", numbers)}`,
+      ),
+  ];
 }
 
 /** Small pictures in rows that have none yet, of the faces that are kept; each look is audited. */
@@ -293,27 +285,78 @@ function placesOf({ carriers, outlets }) {
   return [quoted(shown), more, element("div.hint", quoted(carriers.join(", ")))];
 }
 
-/** One button for all that are ticked; what was refused stays ticked, and is said. */
-function assignmentOfMany(page, list, reload) {
+/** A case as it is after a step, or why it is as it was. */
+function changeRow({ known }, row, changed, error = null) {
+  const id = row.dataset.case;
+  known.set(id, { ...known.get(id), ...changed });
+  const why = error && element("div.hint", sentenceOf(error));
+  replace(cellUnder(row, "case.state"), stateOf(known.get(id)), why);
+}
+
+/** Steps of all that are ticked; what was refused stays ticked, and its row says why. */
+function stepsOfMany(queue) {
+  const { page, list, known } = queue;
   const boxes = () => [...list.querySelectorAll("input[name=case]")];
   const all = plainButton(say("cases.chooseall"), () => {
     const isFull = boxes().every((box) => box.checked);
     for (const box of boxes()) box.checked = !isFull;
   });
-  const { button, faults } = workButton(page, "cases.assignchosen", async () => {
-    const chosen = boxes().filter((box) => box.checked);
-    if (chosen.length === 0) return page.announce(say("cases.choosebox"));
-    for (const box of chosen) {
-      await takeCase(box.value);
-      box.checked = false;
+  const forChosen = async (take) => {
+    const ticked = boxes().filter((box) => box.checked);
+    if (ticked.length === 0) return page.announce(say("cases.choosebox"));
+    await take(ticked);
+    const done = number(ticked.filter((box) => !box.checked).length);
+    return page.announce(say("cases.decided", { done, count: number(ticked.length) }));
+  };
+  const change = (box, changed, error = null) => {
+    box.checked = error !== null;
+    changeRow(queue, box.closest("tr"), changed, error);
+  };
+  const assign = async (ticked) => {
+    for (const box of ticked) change(box, await takeCase(box.value));
+  };
+  const decide = (step, endingOf) => async (ticked) => {
+    for (let start = 0; start < ticked.length; start += DECIDED_AT_ONCE) {
+      const some = ticked.slice(start, start + DECIDED_AT_ONCE);
+      const asked = some.map(({ value }) => known.get(value)).map((one) => ({
+        case_id: one.case_id,
+        seen_at: one.updated_at,
+        ...endingOf(one.proposal),
+      }));
+      const { cases } = await post(["cases", "outcomes"], { step, cases: asked });
+      cases.forEach(({ case: changed, error }, place) => change(some[place], changed, error));
     }
-    page.announce(say("cases.assignedmany", { count: number(chosen.length) }));
-    return reload();
-  });
-  return element("div.actions", all, button, faults);
+  };
+  const { button, faults } = workButton(page, "cases.assignchosen", () => forChosen(assign));
+  const bar = element("div.actions", all, button, faults);
+  return [bar, decisionOfMany(page, (...how) => forChosen(decide(...how)))];
 }
 
-function keysOf(page, list, filter) {
+/** One outcome for all that are ticked, or what was proposed of each: closing a number, or that
+ * something is unfounded, is asked of one case alone. */
+function decisionOfMany(page, decide) {
+  const outcomes = OUTCOMES.filter((one) => one !== "unfounded");
+  const options = outcomes.map((one) => [one, say(`outcome.${one}`)]);
+  const keep = checkField(say("cases.keepall"), { name: "keep" });
+  const fields = [hint(say("cases.decide.hint")), radioField("case.outcome", "outcome", options), keep];
+  const form = buildForm(page, { class: "card" }, fields, "cases.proposechosen", (given) =>
+    decide("propose", () => ({ outcome: given.outcome, keep_lines: given.keep === "on" })),
+  );
+  form.addEventListener("change", () => {
+    keep.querySelector("input").required = form.elements.outcome.value === "fraud";
+  });
+  // Where nothing is proposed that is refused, whatever it says.
+  const fallback = { outcome: "mistake" };
+  const { button, faults } = workButton(page, "cases.approvechosen", () =>
+    decide("close", (proposal) => pick(proposal ?? fallback, ["outcome", "close_lines", "keep_lines"])),
+  );
+  form.querySelector(".actions").append(button);
+  form.append(faults);
+  return element("details.finder", element("summary", say("cases.decide")), form);
+}
+
+function keysOf(queue, faults) {
+  const { page, list, filter } = queue;
   const links = () => [...list.querySelectorAll("tbody a")];
   const current = () => links().indexOf(document.activeElement);
   const move = (step) => () => {
@@ -330,7 +373,7 @@ function keysOf(page, list, filter) {
     j: move(1),
     k: () => (current() < 0 ? move(1)() : move(-1)()),
     Enter: open(),
-    a: on((chosen) => takeOver(page, chosen)),
+    a: on((row) => attempt(page, row, faults, () => takeOver(queue, row))),
     x: on((chosen) => chosen.querySelector("input").click()),
     n: open("note"),
     p: open("propose"),
@@ -340,14 +383,7 @@ function keysOf(page, list, filter) {
 
 const takeCase = (id) => post(["cases", id, "assign"], { assignee: "me" });
 
-async function takeOver(page, chosen) {
-  try {
-    const changed = await takeCase(chosen.dataset.case);
-    replace(cellUnder(chosen, "case.state"), stateOf(changed));
-    page.announce(say("cases.assigned"));
-  } catch (fault) {
-    if (fault.status === 401) return page.turnOut("ended");
-    page.announce(sentenceOf(fault));
-  }
-  return null;
+async function takeOver(queue, row) {
+  changeRow(queue, row, await takeCase(row.dataset.case));
+  queue.page.announce(say("cases.assigned"));
 }

@@ -61,12 +61,11 @@ function sellers(lines) {
 }
 
 function linkTable({ links, weakest }, names) {
-  const isWeakest = (link) => weakest && link.left === weakest.left && link.right === weakest.right;
   const sorted = [...links].sort((a, b) => b.score - a.score);
   const columns = {
     "group.between": (link) => [
       `${names.get(link.left)} – ${names.get(link.right)} `,
-      isWeakest(link) && element("span.badge.weakest", say("group.weakest")),
+      weakest && isSame(link, weakest) && element("span.badge.weakest", say("group.weakest")),
     ],
     "score.value": (link) => digits(score(link.score)),
   };

@@ -68,9 +68,8 @@ function livenessOf({ liveness }) {
   return say("outlet.livenesscounts", { ...Object.fromEntries(counts), days: liveness.days });
 }
 
-function stateOf(found) {
-  if (found.restriction) return badge("restriction", found.restriction);
-  return found.is_open ? badge("restriction", "open") : badge("restriction", "closed");
+function stateOf({ restriction, is_open: isOpen }) {
+  return badge("restriction", restriction ?? (isOpen ? "open" : "closed"));
 }
 
 async function showOne(page, code) {
@@ -92,18 +91,17 @@ async function showOne(page, code) {
 }
 
 function factsOf(found) {
+  const restriction = [
+    ["outlet.since", moment(found.restricted_at)],
+    ["outlet.by", actorName(found.restricted_by)],
+    ["outlet.reason", quoted(found.restriction_reason)],
+    ["outlet.case", idLink("case", found.restriction_case)],
+    ["outlet.refused", number(found.refused_attempts)],
+  ];
   return facts([
     ["case.carrier", quoted(found.carrier)],
     ["outlet.liveness", livenessOf(found)],
-    ...(found.restriction
-      ? [
-          ["outlet.since", moment(found.restricted_at)],
-          ["outlet.by", actorName(found.restricted_by)],
-          ["outlet.reason", quoted(found.restriction_reason)],
-          ["outlet.case", idLink("case", found.restriction_case)],
-          ["outlet.refused", number(found.refused_attempts)],
-        ]
-      : []),
+    ...(found.restriction ? restriction : []),
   ]);
 }
 

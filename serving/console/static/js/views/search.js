@@ -36,7 +36,7 @@ async function showSearch(page) {
   const form = buildForm(
     page,
     { class: "card", onchange: () => replace(results) },
-    waysOf(picture),
+    waysOf(picture, page.query.by ?? "face"),
     "people.submit",
     async (values) => {
       const isLacking = values.by === "face" && picture.image() === null;
@@ -49,16 +49,16 @@ async function showSearch(page) {
 }
 
 /** The choice of a way, and below it the fields of the one that is chosen. */
-function waysOf(picture) {
+function waysOf(picture, first) {
   const panes = {
     face: element("div.pictures", picture.field),
     document: element("div.columns", documentFields()),
     msisdn: numberField(),
   };
   const options = Object.keys(panes).map((way) => [way, say(`people.by.${way}`)]);
-  const ways = radioField("people.by", "by", options, "face");
+  const ways = radioField("people.by", "by", options, first);
   ways.classList.add("tabs");
-  const place = element("div", panes.face);
+  const place = element("div", panes[first]);
   ways.addEventListener("change", (event) => replace(place, panes[event.target.value]));
   return [ways, place];
 }
@@ -168,29 +168,16 @@ async function showDocument(page, id) {
 /** An erasure that is asked for and waits for open cases. */
 function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
   if (due === null) return null;
-  return notice(
-    "info",
-    element("p", say("erasure.waits")),
-    facts([
-      ["erasure.asked", moment(asked)],
-      ["erasure.due", moment(due)],
-    ]),
-  );
+  const dates = facts([["erasure.asked", moment(asked)], ["erasure.due", moment(due)]]);
+  return notice("info", say("erasure.waits"), dates);
 }
 
 /** Since when consent to the face is withdrawn, by carrier. */
 function withdrawalNotice({ withdrawn }) {
   const rows = Object.entries(withdrawn);
   if (rows.length === 0) return null;
-  return notice(
-    "info",
-    element("p", {}, say("consent.withdrawn")),
-    element(
-      "ul",
-      {},
-      rows.map(([carrier, at]) => element("li", {}, quoted(carrier || "–"), " · ", moment(at))),
-    ),
-  );
+  const since = ([carrier, at]) => element("li", quoted(carrier || "–"), " · ", moment(at));
+  return notice("info", say("consent.withdrawn"), element("ul", rows.map(since)));
 }
 
 /** What happened to a line, once it is asked for: each reading is audited. */

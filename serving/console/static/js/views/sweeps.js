@@ -31,7 +31,12 @@ async function showAll(page) {
     pageHead("sweeps.title", "sweeps.lead"),
     planner(page),
     section("sweeps.past", sweepTable(answer.sweeps)),
-    section("precision.title", precisionPanel(precision)),
+    section(
+      "precision.title",
+      hint(say("precision.lead")),
+      proposalNotice(precision.proposal),
+      element("p", link(["precision"], say("precision.more"))),
+    ),
   );
 }
 
@@ -139,22 +144,6 @@ function sweepTable(sweeps) {
     "sweep.began": (one) => moment(one.started_at ?? one.created_at),
   };
   return table("sweeps.past", sweeps, columns, "sweeps.none");
-}
-
-function precisionPanel(precision) {
-  const more = element("p", link(["precision"], say("precision.more")));
-  const lead = hint(say("precision.lead"));
-  if (!precision.judged) return [lead, empty("precision.none"), more];
-  return [
-    lead,
-    facts([
-      ["precision.judged", number(precision.judged)],
-      ["precision.confirmed", number(precision.confirmed)],
-      ["precision.value", intervalText(precision)],
-    ]),
-    proposalNotice(precision.proposal),
-    more,
-  ];
 }
 
 const POLL_MS = 1500;
