@@ -27,7 +27,7 @@ from bench.suites.accuracy import CAUSES, DEGRADED, HELD_OUT, LOSSES, REPEATS, T
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluate import find_point, list_galleries
 from engine.accuracy.evaluation_report import draw_det, write_section
-from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS, wilson_interval
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import percent, power, span, write_table
 from engine.matching.calibration import ONE_PERSON_FACTOR, Calibration, ThresholdRates, Thresholds
@@ -122,7 +122,7 @@ def _fill(report: Evaluated, reports: Path) -> dict[str, Any]:
         "quality": write_section("quality_words", report),
         "bands": write_section("quality", report["quality_bands"]),
         "flagged": write_section("flagged_words", report["flagged"]),
-        "looked_at": describe_looked_at(report),
+        "are_looked_at": report["flagged"]["pairs"] == LOOKED_AT,
         "causes": write_causes(suite),
         "refusal": refusal,
         "lowest_fused": power(fused.lowest_fmr),
@@ -242,10 +242,13 @@ def write_causes(suite: Report) -> str:
     rows = []
     for cause, told in counts.items():
         due, total = CAUSES[cause], sum(told.values())
-        right = percent(told.pop(due, 0) / total)
-        others = ", ".join(f"{reason} {percent(n / total)}" for reason, n in told.items())
-        rows.append((cause, due, str(total), right, others or "none"))
-    return write_table(("degraded by", "reason", "sent back", "told first", "told else"), rows)
+        right = told.pop(due, 0)
+        first = f"{percent(right / total)} ({span(*wilson_interval(right, total))})"
+        seen = {reason: n / total for reason, n in told.items() if n >= total / 100}
+        others = ", ".join(f"{reason} {percent(share)}" for reason, share in seen.items())
+        rows.append((cause, due, str(total), first, others or "none"))
+    head = ("degraded by", "reason", "sent back", "told first", "told else, from 1 %")
+    return write_table(head, rows)
 
 
 _LEVEL_COLUMNS = 3

@@ -31,12 +31,11 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.errors import RequestError
 from engine.faces.embedder import Pixels
 from engine.faces.extractor import Extracted, Extraction, Extractor, open_extractor
 from indexes.base import Floats
 from schema import frozen
-from schema.reasons import SECOND_FACE, PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason, shows_another
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 
@@ -46,7 +45,10 @@ FITTED = 260
 measurements are of others."""
 ORDER_SEED = 14
 PAIRS = 200
-UPRIGHT, TURNED, MASK = "as they are", "turned", "mask"
+UPRIGHT, TURNED, SIDE, HAT = "as they are", "turned", "light from a side", "hat and glasses"
+MASK, SCARF, WIDE, SAVED_ANEW = "mask", "scarf", "wide lens", "saved anew"
+UNPROMISED = frozenset({MASK, SCARF, WIDE, SAVED_ANEW})
+"""No measure tells these reliably: they are reported, and nothing is promised of them."""
 SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
 DEGRADED, TOLD = "Degraded photographs", "Reasons told of degraded photographs"
@@ -67,8 +69,9 @@ CAUSES = {
     "backlight": Reason.TOO_DARK,
     "glare": Reason.GLARE,
     "glasses": Reason.FACE_COVERED,
+    HAT: Reason.FACE_COVERED,
     MASK: Reason.FACE_COVERED,
-    "light from a side": Reason.SIDE_LIGHT,
+    SIDE: Reason.SIDE_LIGHT,
     "bright": Reason.TOO_BRIGHT,
     "blur": Reason.BLURRED,
     "motion": Reason.BLURRED,
@@ -100,43 +103,43 @@ def _save(picture: Image.Image, quality: int = 95) -> bytes:
     return file.getvalue()
 
 
-def _redraw(change: Callable[[Image.Image], Image.Image], quality: int = 95) -> Degrade:
-    return lambda data: _save(change(_open(data)), quality)
+def _redrawing(change: Callable[..., Image.Image]) -> Callable[..., Degrade]:
+    """The degradations of a file that redraw its picture so, by their strengths."""
+    return lambda *strengths: lambda data: _save(change(_open(data), *strengths))
 
 
-def _alter(change: Callable[[Floats], Any]) -> Degrade:
-    """What `change` makes of the pixels as float32[h, w, 3]."""
+def _altering(change: Callable[..., Any]) -> Callable[..., Degrade]:
+    """The same, of what makes pixels of a picture's, float32[h, w, 3]."""
 
-    def redraw(picture: Image.Image) -> Image.Image:
-        pixels = np.clip(change(np.asarray(picture, np.float32)), 0, 255)
+    def redraw(picture: Image.Image, *strengths: object) -> Image.Image:
+        pixels = np.clip(change(np.asarray(picture, np.float32), *strengths), 0, 255)
         return Image.fromarray(pixels.round().astype(np.uint8))
 
-    return _redraw(redraw)
+    return _redrawing(redraw)
 
 
-def resize(eyes_px: float) -> Degrade:
+@_redrawing
+def resize(picture: Image.Image, eyes_px: float) -> Image.Image:
     """The picture so small that the eyes are so many pixels apart."""
-    lanczos, share = Image.Resampling.LANCZOS, eyes_px / 43
-    return _redraw(lambda p: p.resize((round(p.width * share), round(p.height * share)), lanczos))
+    size = (round(picture.width * eyes_px / 43), round(picture.height * eyes_px / 43))
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def turn(angle_deg: float) -> Degrade:
-    return _redraw(lambda p: p.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True))
+@_redrawing
+def turn(picture: Image.Image, angle_deg: float) -> Image.Image:
+    return picture.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True)
 
 
-def lay(angle_deg: float) -> Degrade:
+@_redrawing
+def lay(picture: Image.Image, angle_deg: float) -> Image.Image:
     """A card on a table, turned so far, in a photograph of 1,000 pixels: the eyes are 34 apart."""
-
-    def change(picture: Image.Image) -> Image.Image:
-        portrait = picture.resize((198, 198), Image.Resampling.LANCZOS).crop((30, 0, 168, 198))
-        card = Image.new("RGBA", (540, 340), (222, 228, 230, 255))
-        card.paste(portrait, (36, 80))
-        card = card.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True)
-        table = Image.new("RGB", (1000, 750), (120, 96, 70))
-        table.paste(card, ((1000 - card.width) // 2, (750 - card.height) // 2), card)
-        return table
-
-    return _redraw(change)
+    portrait = picture.resize((198, 198), Image.Resampling.LANCZOS).crop((30, 0, 168, 198))
+    card = Image.new("RGBA", (540, 340), (222, 228, 230, 255))
+    card.paste(portrait, (36, 80))
+    card = card.rotate(-angle_deg, Image.Resampling.BICUBIC, expand=True)
+    table = Image.new("RGB", (1000, 750), (120, 96, 70))
+    table.paste(card, ((1000 - card.width) // 2, (750 - card.height) // 2), card)
+    return table
 
 
 def make_portrait(width_px: int, height_px: int, ratio: int = 0) -> Degrade:
@@ -158,31 +161,44 @@ def make_portrait(width_px: int, height_px: int, ratio: int = 0) -> Degrade:
     return change
 
 
-def move(length_px: int, angle_deg: float) -> Degrade:
+def save_anew(ratio: int) -> Degrade:
+    """A chip's portrait, compressed so far, as a JPEG of twice its size."""
+    portrait, enlarge = make_portrait(102, 126, ratio), resize(43 * 2)
+    return lambda data: enlarge(portrait(data))
+
+
+@_altering
+def move(pixels: Floats, length_px: int, angle_deg: float) -> Any:
     kernel = np.zeros((length_px, length_px), dtype=np.float32)
     half, angle = length_px // 2, math.radians(angle_deg)
     across, down = half * math.cos(angle), half * math.sin(angle)
     first, last = ((round(half + side * across), round(half + side * down)) for side in (-1, 1))
     cv2.line(kernel, first, last, 1.0)
-    return _alter(lambda pixels: cv2.filter2D(pixels, -1, kernel / kernel.sum()))
+    return cv2.filter2D(pixels, -1, kernel / kernel.sum())
 
 
-def blur(sigma_px: float) -> Degrade:
-    return _alter(lambda pixels: cv2.GaussianBlur(pixels, (0, 0), sigma_px))
+@_altering
+def blur(pixels: Floats, sigma_px: float) -> Any:
+    return cv2.GaussianBlur(pixels, (0, 0), sigma_px)
 
 
-def light(gain: float) -> Degrade:
-    return _alter(lambda pixels: pixels * np.float32(gain))
+@_altering
+def light(pixels: Floats, gain: float) -> Any:
+    return pixels * np.float32(gain)
 
 
-def light_from_a_side(least: float) -> Degrade:
-    """The face's left side, in the picture, as dark as this share of the right one."""
+@_altering
+def drain(pixels: Floats) -> Any:
+    """Without colours."""
+    return np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
 
-    def change(pixels: Floats) -> Any:
-        across = np.interp(np.linspace(0, 1, pixels.shape[1]), (_LEFT, _RIGHT), (least, 1))
-        return pixels * across[None, :, None].astype(np.float32)
 
-    return _alter(change)
+@_altering
+def light_from_a_side(pixels: Floats, least: float, dark: str) -> Any:
+    """The face's dark side, left or right in the picture, as light as this share of the other."""
+    shares = (least, 1) if dark == "left" else (1, least)
+    across = np.interp(np.linspace(0, 1, pixels.shape[1]), (_LEFT, _RIGHT), shares)
+    return pixels * across[None, :, None].astype(np.float32)
 
 
 def _place(pixels: Floats) -> tuple[Floats, Floats]:
@@ -191,87 +207,96 @@ def _place(pixels: Floats) -> tuple[Floats, Floats]:
     return across / pixels.shape[1] - 0.5, down / pixels.shape[0]
 
 
-def light_from_behind(gain: float) -> Degrade:
+@_altering
+def light_from_behind(pixels: Floats, gain: float) -> Any:
     """The person as dark as this share, before a bright wall."""
-
-    def change(pixels: Floats) -> Any:
-        x, y = _place(pixels)
-        is_person = ((x / 0.24) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.4))
-        person = cv2.GaussianBlur(is_person.astype(np.float32), (0, 0), 6)[..., None]
-        return pixels * gain * person + (1 - person) * (235 + 0.08 * pixels)
-
-    return _alter(change)
+    x, y = _place(pixels)
+    is_person = ((x / 0.24) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.4))
+    person = cv2.GaussianBlur(is_person.astype(np.float32), (0, 0), 6)[..., None]
+    return pixels * gain * person + (1 - person) * (235 + 0.08 * pixels)
 
 
-def shine(strength: float) -> Degrade:
+@_altering
+def shine(pixels: Floats, strength: float) -> Any:
     """A white spot on nose and mouth, so many times as bright as white in its middle."""
-
-    def change(pixels: Floats) -> Any:
-        x, y = _place(pixels)
-        return pixels + 255 * strength * np.exp(-(x**2 + (y - 0.6) ** 2) / 0.09**2)[..., None]
-
-    return _alter(change)
+    x, y = _place(pixels)
+    return pixels + 255 * strength * np.exp(-(x**2 + (y - 0.6) ** 2) / 0.09**2)[..., None]
 
 
-def add_noise(deviation: float) -> Degrade:
-    return _alter(
-        lambda pixels: (
-            pixels + np.random.default_rng(0).normal(0, deviation, pixels.shape).astype(np.float32)
-        )
-    )
+@_altering
+def add_noise(pixels: Floats, deviation: float) -> Any:
+    noise = np.random.default_rng(0).normal(0, deviation, pixels.shape)
+    return pixels + noise.astype(np.float32)
 
 
 # Where the face of an LFW photograph is: its box, in shares of the picture.
 _LEFT, _TOP, _RIGHT, _BOTTOM = 0.3, 0.27, 0.7, 0.75
 
 
-def cut(side: str, share: float) -> Degrade:
+@_redrawing
+def cut(picture: Image.Image, side: str, share: float) -> Image.Image:
     """The picture without so much of the face's width or height at one side."""
     across, down = (_RIGHT - _LEFT) * share, (_BOTTOM - _TOP) * share
-
-    def change(picture: Image.Image) -> Image.Image:
-        width, height = picture.size
-        left = round(width * (_LEFT + across)) if side == "left" else 0
-        top = round(height * (_TOP + down)) if side == "top" else 0
-        bottom = round(height * (_BOTTOM - down)) if side == "bottom" else height
-        return picture.crop((left, top, width, bottom))
-
-    return _redraw(change)
+    width, height = picture.size
+    left = round(width * (_LEFT + across)) if side == "left" else 0
+    top = round(height * (_TOP + down)) if side == "top" else 0
+    bottom = round(height * (_BOTTOM - down)) if side == "bottom" else height
+    return picture.crop((left, top, width, bottom))
 
 
 MASKS = {"blue": (150, 180, 205), "black": (10, 10, 12), "white": (235, 235, 235)}
 
 
-def cover(colour: str) -> Degrade:
+@_redrawing
+def cover(picture: Image.Image, colour: str) -> Image.Image:
     """A mask of this colour over nose and mouth, as wide as the face."""
-
-    def change(picture: Image.Image) -> Image.Image:
-        pixels: Pixels = np.array(picture)
-        height, width = pixels.shape[:2]
-        corner, end = (0.33, 0.52), (0.67, 0.72)
-        first, last = ((round(x * width), round(y * height)) for x, y in (corner, end))
-        cv2.rectangle(pixels, first, last, MASKS[colour], -1)
-        return Image.fromarray(pixels)
-
-    return _redraw(change)
+    pixels: Pixels = np.array(picture)
+    height, width = pixels.shape[:2]
+    first, last = ((round(x * width), round(y * height)) for x, y in ((0.33, 0.52), (0.67, 0.72)))
+    cv2.rectangle(pixels, first, last, MASKS[colour], -1)
+    return Image.fromarray(pixels)
 
 
-def put_on_glasses(darkness: float) -> Degrade:
-    """Dark glasses that keep away so much of the light."""
+@_altering
+def put_on_glasses(pixels: Floats, darkness: float, has_hat: bool = False) -> Any:
+    """Dark glasses that keep away so much of the light; with a dark hat down to the brows."""
+    x, y = _place(pixels)
+    is_lens = ((abs(x) - 0.085) / 0.07) ** 2 + ((y - 0.455) / 0.05) ** 2 < 1
+    is_hat = has_hat & (abs(x) < 0.25) & (y > 0.1) & (y < 0.4)
+    lens = np.float32(darkness) * is_lens[..., None]
+    return np.where(is_hat[..., None], np.float32(35), pixels * (1 - lens) + 20 * lens)
 
-    def change(pixels: Floats) -> Any:
-        x, y = _place(pixels)
-        is_lens = ((abs(x) - 0.085) / 0.07) ** 2 + ((y - 0.455) / 0.05) ** 2 < 1
-        lens = np.float32(darkness) * is_lens[..., None]
-        return pixels * (1 - lens) + 20 * lens
 
-    return _alter(change)
+@_altering
+def wrap(pixels: Floats, left: float) -> Any:
+    """A scarf about the head, that leaves so much of the face's width and height."""
+    x, y = _place(pixels)
+    is_head = ((x / 0.3) ** 2 + ((y - 0.5) / 0.4) ** 2 < 1) | ((y > 0.75) & (abs(x) < 0.36))
+    is_face = (x / (0.2 * left)) ** 2 + ((y - 0.51) / (0.24 * left)) ** 2 < 1
+    cloth = np.array([110, 60, 75], np.float32) + 15 * np.sin(40 * (abs(x) + y))[..., None]
+    return np.where((is_head & ~is_face)[..., None], cloth, pixels)
+
+
+@_altering
+def come_close(pixels: Floats, strength: float) -> Any:
+    """The middle of the face that much wider beside its edge, as a wide lens shows it."""
+    x, y = _place(pixels)
+    height, width = pixels.shape[:2]
+    # Beyond the face's edge, 0.25 from the middle, the picture is as it was.
+    share = (1 + strength * np.minimum((x**2 + (y - 0.5) ** 2) / 0.25**2, 1)) / (1 + strength)
+    across, down = (x * share + 0.5) * width, ((y - 0.5) * share + 0.5) * height
+    return cv2.remap(pixels, across, down, cv2.INTER_LINEAR)
 
 
 PORTRAIT = "JPEG 2000"
 LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
     ("size", "{:.0f} px between the eyes", resize, (25.8, 19.35, 16.125, 12.9, 10.75, 8.6)),
-    ("JPEG", "quality {}", lambda quality: _redraw(lambda p: p, quality), (40, 20, 12, 8, 5)),
+    (
+        "JPEG",
+        "quality {}",
+        lambda quality: lambda data: _save(_open(data), quality),
+        (40, 20, 12, 8, 5),
+    ),
     (PORTRAIT, "{} x {} at 1:{}", make_portrait, tuple(product([204], [252], (20, 40, 80)))),
     (PORTRAIT, "{} x {} at 1:{}", make_portrait, tuple(product([153], [189], (20, 40)))),
     (PORTRAIT, "{} x {}", make_portrait, ((102, 126),)),
@@ -280,8 +305,13 @@ LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
     ("motion", "{} px", move, ((7, 0.0), (11, 37.0), (15, 74.0), (19, 111.0), (25, 148.0))),
     ("dark", "x {}", light, (0.5, 0.25, 0.12, 0.06, 0.03)),
     ("bright", "x {}", light, (1.6, 2.2, 3.0, 4.5)),
-    ("light from a side", "x {} at the other", light_from_a_side, (0.5, 0.25, 0.1, 0.05)),
-    ("backlight", "x {}", light_from_behind, (0.25, 0.12)),
+    (
+        SIDE,
+        "x {} at the {}",
+        light_from_a_side,
+        tuple(product((0.5, 0.25, 0.1, 0.05), ("left", "right"))),
+    ),
+    ("backlight", "x {}", light_from_behind, (0.5, 0.25, 0.12)),
     ("glare", "x {}", shine, (0.4, 0.8, 1.2)),
     ("noise", "sigma {}", add_noise, (15, 30, 45, 60, 90)),
     ("cut", "{1:.0%} at {0}", cut, tuple(product(("left", "top", "bottom"), (0.1, 0.2, 0.3, 0.4)))),
@@ -289,15 +319,19 @@ LEVELS: tuple[tuple[str, str, Callable[..., Degrade], Iterable[Any]], ...] = (
     ("card", "{}°", lay, (10, 20, 30)),
     ("glasses", "{:.0%}", put_on_glasses, (0.5, 0.7, 0.9)),
     (MASK, "{}", cover, MASKS),
+    (HAT, "{:.0%}", put_on_glasses, tuple(product((0.5, 0.7, 0.9), [True]))),
+    (SCARF, "{:.0%} of the face left", wrap, (1.0, 0.9, 0.8)),
+    (WIDE, "{:.0%}", come_close, (0.2, 0.3, 0.4)),
+    (SAVED_ANEW, "from 1:{}", save_anew, (10, 20, 40)),
 )
 """The degradation, a level's name by its strength, what makes it, and its strengths from weak to
 strong."""
 
 
 def list_levels() -> Iterator[Level]:
-    """All that is measured."""
+    """All that is measured, upright photographs first."""
     yield Level(UPRIGHT, "", lambda data: data)
-    yield Level("grey", "", _alter(lambda p: np.repeat(p.mean(axis=2, keepdims=True), 3, axis=2)))
+    yield Level("grey", "", drain())
     for degradation, form, degrade, strengths in LEVELS:
         kind = PhotographKind.CHIP if degradation == PORTRAIT else PhotographKind.LIVE
         for one in strengths:
@@ -320,13 +354,9 @@ def _is_told(made: Extracted) -> bool:
     return not isinstance(made, Extraction) or bool(made.problems)
 
 
-def _read_vector(made: Extracted) -> Floats | None:
-    return made.vector if isinstance(made, Extraction) else None
-
-
 def _score(mate: Floats | None, made: Extracted) -> float:
     """-1 where one has no vector: it matches nobody."""
-    vector = _read_vector(made)
+    vector = made.vector if isinstance(made, Extraction) else None
     return -1.0 if mate is None or vector is None else float(mate @ vector)
 
 
@@ -382,10 +412,9 @@ def measure_levels(
 def find_worst(losses: Mapping[Level, Shares]) -> Shares:
     """The most that turned photographs lose beyond upright ones, that any level loses silently, and
     that is sent back needlessly of a level that is clearly within limits."""
-    upright, *_ = (lost for level, (lost, *_) in losses.items() if level.degradation == UPRIGHT)
+    upright = next(iter(losses.values()))[0]
     turned = max(lost for level, (lost, *_) in losses.items() if level.degradation == TURNED)
-    # No measure tells masks reliably: reported, and promised nothing.
-    held = [one for level, one in losses.items() if level.degradation != MASK]
+    held = [one for level, one in losses.items() if level.degradation not in UNPROMISED]
     silent = max(one[1] for one in held)
     settled = max((one[2] for one in held if one[0] <= SETTLED_LOSS), default=0.0)
     return turned - upright, silent, settled
@@ -410,11 +439,12 @@ def check_bystander(
             made = extractor.extract(
                 [_compose(main, other, share, is_centred=is_centred) for main, other in couples]
             )
-            is_refused = [_is_told(one) or _read_vector(one) is None for one in made]
+            is_refused = [_is_told(one) for one in made]
             is_wrong = [
                 not gone
                 and _score(other.vector, one) > _score(main.vector, one)
-                and not (share > 1 and _tells_second(one))
+                # Of a larger one a mismatch says that it is there.
+                and not (share > 1 and isinstance(one, Extraction) and shows_another(one.measured))
                 for one, gone, ((_, main), (_, other)) in zip(
                     made, is_refused, couples, strict=True
                 )
@@ -423,12 +453,6 @@ def check_bystander(
             if share <= SHARES[1]:
                 refused = max(refused, float(np.mean(is_refused)))
     return wrong, refused
-
-
-def _tells_second(made: Extracted) -> bool:
-    """True where a mismatch says that the picture shows another face."""
-    quality = made.quality if isinstance(made, Extraction) else None
-    return quality is not None and quality.second_face >= SECOND_FACE
 
 
 def _compose(
@@ -569,8 +593,6 @@ def _first_people(faces: Path, count: int | None) -> Iterator[Path]:
         yield faces
         return
     people = sorted(path for path in faces.iterdir() if path.is_dir())[:count]
-    if len(people) < 2:
-        raise RequestError("two people at least are needed to compare: raise --n")
     with TemporaryDirectory(prefix="sosie-bench-") as folder:
         for person in people:
             (Path(folder) / person.name).symlink_to(person.resolve())

@@ -225,16 +225,16 @@ MIDDLE_EXPOSURE = 0.5
 
 
 MEASURES = {
-    "inter_eye_px": "px",
-    "sharpness": "",
-    "exposure": "off the middle",
-    "contrast": "",
-    "yaw_deg": "°",
-    "pitch_deg": "°",
-    "roll_deg": "°",
-    "detection_score": "",
+    "inter_eye_px": ("distance of the eyes", "px"),
+    "sharpness": ("sharpness", ""),
+    "exposure": ("exposure", "off the middle"),
+    "contrast": ("contrast", ""),
+    "yaw_deg": ("turned left or right", "°"),
+    "pitch_deg": ("turned up or down", "°"),
+    "roll_deg": ("tilted", "°"),
+    "detection_score": ("detection score", ""),
 }
-"""Measures of quality, with their units."""
+"""Measures of quality, in words and with their units."""
 
 
 def _badness(measure: str, values: Floats) -> Floats:
@@ -349,7 +349,7 @@ def band_quality(singles: TemplateSet, qualities: Floats, threshold: float) -> Q
         return QualityBand(name, abs(float(end)), count, len(owners), fnmr, refused)
 
     measured = []
-    for quality, unit in MEASURES.items():
+    for quality, (_, unit) in MEASURES.items():
         badness = _badness(quality, qualities[:, QUALITIES.index(quality)])
         counts = (np.array([end for _, end in BANDS]) * len(badness)).astype(int)
         ends = np.sort(badness)[np.clip(counts, 1, len(badness)) - 1]

@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from engine.accuracy.bootstrap import REPLICATES
+from engine.accuracy.conditions import MEASURES
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.errors import RequestError
 from engine.formatting import DASH, escape_cell, percent, power, span
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 """The result of `Evaluation.to_dict`."""
-MEASURE_NAMES = {
-    "inter_eye_px": "distance of the eyes",
-    "sharpness": "sharpness",
-    "exposure": "exposure",
-    "contrast": "contrast",
-    "yaw_deg": "turned left or right",
-    "pitch_deg": "turned up or down",
-    "roll_deg": "tilted",
-    "detection_score": "detection score",
-}
 MIN_PERCENT = 1e-2
 
 
@@ -93,7 +84,7 @@ def _open_templates() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"measures": MEASURE_NAMES}
+    environment.globals |= {"measures": {name: words for name, (words, _) in MEASURES.items()}}
     environment.filters |= {
         "cell": escape_cell,
         "count": "{:,}".format,

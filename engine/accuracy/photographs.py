@@ -128,7 +128,7 @@ def open_wheel() -> Source:
     known = {place for places in WHEEL_PEOPLE for place in places}
     others = [(place,) for place in range(len(faces)) if place not in known]
     people = [
-        Person(_join_places(places), tuple(faces[place] for place in places))
+        Person(f"lfw_subset {', '.join(map(str, places))}", tuple(faces[place] for place in places))
         for places in (*WHEEL_PEOPLE, *others)
     ]
     people.insert(len(WHEEL_PEOPLE), Person("astronaut", (astronaut,)))
@@ -178,8 +178,3 @@ def read_photograph(path: Path) -> bytes:
             return file.read(ImageLimits().max_size_bytes + 1)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _join_places(places: Sequence[int]) -> str:
-    plural = "s" if len(places) > 1 else ""
-    return f"lfw_subset image{plural} {', '.join(map(str, places))}"

@@ -213,7 +213,9 @@ class FaceDetector:
         raw = dict(zip(self._session.output_names, outputs, strict=True))
         boxes, landmarks, scores = _decode(raw, picture.shape[1], self._config.min_score)
         return tuple(
-            DetectedFace(_as_box(boxes[i]), _weigh_landmarks(landmarks, weights), float(scores[i]))
+            DetectedFace(
+                _as_box(boxes[i]), np.tensordot(weights, landmarks, axes=1), float(scores[i])
+            )
             for i, weights in _suppress(boxes, scores, self._config)
         )
 
@@ -383,13 +385,9 @@ def _suppress(
         overlap[best] = 1
         sharing = left & (overlap >= config.shared_overlap)
         # A proposal at the threshold has weight 0, so landmarks change continuously.
-        yield best, np.where(sharing, scores - config.min_score + 1e-6, 0).astype(np.float32)
+        weights = np.where(sharing, scores - config.min_score + 1e-6, 0).astype(np.float32)
+        yield best, weights / weights.sum()
         left &= overlap <= config.max_overlap
-
-
-def _weigh_landmarks(landmarks: Floats, weights: Floats) -> Floats:
-    mean: Floats = np.tensordot(weights / weights.sum(), landmarks, axes=1)
-    return mean
 
 
 _INSIDE = 0.5

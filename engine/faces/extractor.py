@@ -115,7 +115,7 @@ class Extractor(Closing):
         self._detector, self._first_side_px = detector, detector.first_side_px
         self.embedder = embedder
         self._config = config or ExtractorConfig()
-        self.threads = self._config.threads or _count_cores()
+        self.threads = self._config.threads or len(os.sched_getaffinity(0))
         self.card, self.flip = embedder.card, embedder.flip
         self.dim = embedder.dim
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
@@ -266,7 +266,10 @@ class Extractor(Closing):
         quality = replace(quality, second_face=max(heights_px, default=0.0) / face.box_px[3])
         asked = self._config.measures
         measures = {one.name: one.measure(image.pixels, landmarks_px) for one in asked}
-        missed = [one.contract.reason for one in asked if one.is_missed(measures, kind)]
+        rules = [one.contract for one in asked]
+        missed = [by.reason for by in rules if kind in by.of and measures[by.measure] < by.least]
+        warned = {by.measure: by.warn for by in rules if measures[by.measure] < by.warn}
+        measures |= {f"{name}_warned": limit for name, limit in warned.items()}
         problems = find_problems(quality, self._config.quality[kind], missed)
         if point is not None:
             # The record says that the face was chosen.
@@ -394,10 +397,3 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
     if card.transform:
         shaped_by["transform"] = card.transform_sha256
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
-
-
-def _count_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,7 +5,7 @@ the eyes, other covers by the length of the embedder's vector alone.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from engine.models.catalog import ModelCard
 from indexes.base import Floats
 from schema import frozen
 from schema.options import QualityLimits
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace
 # template), and how far the nose tip stands out before the plane of eyes and mouth.
@@ -35,6 +35,7 @@ _EYES, _MOUTH = (slice(40, 66), slice(40, 72)), (slice(76, 100), slice(36, 76))
 # The same in the inner face: where a lens of dark glasses is, and the cheek below.
 _LENSES = (slice(8, 24), slice(4, 26)), (slice(8, 24), slice(38, 60))
 _CHEEKS = (slice(28, 42), slice(4, 20)), (slice(28, 42), slice(44, 60))
+_FOREHEAD = slice(16, 34), slice(40, 72)  # of the crop
 _LENS_PIXEL = 263  # of the 352 of a lens by their luma: three quarters are darker
 
 # Bends over so many pixels of the crop tell a face; over one, edges, noise and what motion leaves.
@@ -51,8 +52,11 @@ _PLAIN, _TINTED, _UNEVEN, _SOFT = 0.35, 0.1, 0.75, 0.47
 _UNCLEAR_PX, _BARE = 20.0, 0.2
 # The same where the face reads as blurred, which light and masks do too.
 _SURELY_TINTED, _SURELY_UNEVEN = 0.14, 0.5
-# So much darker on one side, a tinted face is not covered, and a dark one is lit from a side.
-_LOPSIDED, _HALF_LIT = 0.6, 0.5
+# So much darker on one side, a tinted face is not covered and a dark one is lit from a side; the
+# second is that of a face that shows nothing else.
+_LOPSIDED, _HARDLY_EVEN = 0.6, 0.85
+# Under a forehead that dark, as a hat leaves it, so many times more light is asked at the eyes.
+_HATTED, _SHADED = 0.4, 1.6
 # By so much more the vector has to be long where one of these shows, or noise: bends that few faces
 # have.
 _RAISED, _SUSPECT = 0.04, frozenset({Reason.TOO_DARK, Reason.FACE_COVERED, Reason.BLURRED})
@@ -92,8 +96,8 @@ class Quality:
     `evenness`: luma of the darker side of the inner face, in that of the lighter one.
     `lower_texture`, `lower_tint`: fine bends of nose and mouth in those about the eyes, and how far
     the colour of the one is from that of the other; a mask has little texture, or another colour.
-    `eye_light`: luma about the lighter eye, its 75th percentile, in the mean of the cheeks; dark
-    glasses leave little.
+    `eye_light`, `forehead_light`: luma about the lighter eye, its 75th percentile, and of the
+    forehead, in the mean of the cheeks; dark glasses and hats leave little.
     `clarity`: how long the embedder's vector is before it gets unit length, 1 for a usual face; a
     covered, blurred or otherwise unclear face gives a short one. 1 where the model's card does not
     say what is usual.
@@ -116,6 +120,7 @@ class Quality:
     lower_texture: float = 1.0
     lower_tint: float = 0.0
     eye_light: float = 1.0
+    forehead_light: float = 1.0
 
 
 def measure_quality(
@@ -129,13 +134,16 @@ def measure_quality(
 
     The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
-    crop = _shrink(crop)
-    # Of the inner face.
-    luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)
+    side = (_CROP_SIDE_PX, _CROP_SIDE_PX)
+    crop = np.asarray(cv2.resize(crop, side, interpolation=cv2.INTER_AREA), np.uint8)
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    luma = grey[_FACE_ROWS, _FACE_COLUMNS].astype(np.float32)
     low, high = _find_spread(luma)
     yaw, pitch, roll = estimate_pose(landmarks_px)
     inter_eye_px = float(np.hypot(*(landmarks_px[1] - landmarks_px[0])))
     squares = size_px[0] * size_px[1] / max(inter_eye_px, 1.0) ** 2
+    eyes = max(np.partition(luma[one].ravel(), _LENS_PIXEL)[_LENS_PIXEL] for one in _LENSES)
+    cheeks = max(float(sum(luma[one].mean() for one in _CHEEKS)) / 2, 1.0)
     return Quality(
         inter_eye_px=inter_eye_px,
         sharpness=_measure_sharpness(luma),
@@ -151,7 +159,8 @@ def measure_quality(
         evenness=_measure_evenness(luma),
         lower_texture=_measure_texture(luma),
         lower_tint=_measure_tint(crop),
-        eye_light=_measure_eye_light(luma),
+        eye_light=float(eyes) / cheeks,
+        forehead_light=float(grey[_FOREHEAD].mean()) / cheeks,
     )
 
 
@@ -191,6 +200,7 @@ def find_problems(
     is_coarse = quality.detail_bytes < limits.min_detail_bytes
     is_small = is_coarse and quality.inter_eye_px < _SMALL_PX
     is_burnt = quality.burnt_share > limits.max_burnt_share
+    eyes = quality.eye_light / (_SHADED if quality.forehead_light < _HATTED else 1)
     found = {
         Reason.FACE_TOO_SMALL: is_small or quality.inter_eye_px < limits.min_inter_eye_px,
         Reason.TOO_DARK: quality.exposure < limits.min_exposure,
@@ -198,7 +208,7 @@ def find_problems(
         Reason.LOW_CONTRAST: quality.contrast < limits.min_contrast,
         Reason.COMPRESSED: is_coarse,
         Reason.FACE_CUT: quality.cut_share > limits.max_cut_share,
-        Reason.FACE_COVERED: quality.eye_light < limits.min_eye_light,
+        Reason.FACE_COVERED: eyes < limits.min_eye_light,
         Reason.GLARE: is_burnt and quality.exposure <= _BRIGHT,
         Reason.POSE: turned,
     }
@@ -212,7 +222,10 @@ def find_problems(
 def judge_clarity(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]:
     """The cause that an unclear face shows, or UNCLEAR; empty for a clear one."""
     cause = _find_cause(quality, _TINTED, _UNEVEN)
-    is_suspect = cause in _SUSPECT or quality.sharpness > _GRAINY
+    if cause is Reason.UNCLEAR and quality.evenness < _HARDLY_EVEN:
+        cause = Reason.SIDE_LIGHT
+    is_dark = cause is Reason.SIDE_LIGHT and quality.exposure < _DARK
+    is_suspect = cause in _SUSPECT or is_dark or quality.sharpness > _GRAINY
     least = limits.min_clarity + (_RAISED if is_suspect and limits.min_clarity else 0)
     return (cause,) if quality.clarity < least else ()
 
@@ -223,7 +236,7 @@ def _find_cause(quality: Quality, tinted: float, uneven: float) -> Reason:
     is_lopsided = quality.evenness < _LOPSIDED and quality.lower_texture > 1
     is_tinted = quality.lower_tint > tinted and not is_lopsided
     is_covered = quality.lower_texture < _PLAIN or is_tinted
-    is_dark = quality.exposure < _DARK and quality.evenness >= _HALF_LIT
+    is_dark = quality.exposure < _DARK and quality.evenness >= _LOPSIDED
     burnt = quality.burnt_share
     is_bright = burnt > _LARGEST_SPOT or quality.exposure - burnt > _BRIGHT * (1 - burnt)
     signs = {
@@ -278,10 +291,6 @@ class QualityMeasure(CropScorer):
         """Pixels of its crop for a pixel of the picture."""
         matrix = estimate_similarity(landmarks_px, self._template)
         return float(np.hypot(matrix[0, 0], matrix[1, 0]))
-
-    def is_missed(self, measures: Mapping[str, float], kind: PhotographKind) -> bool:
-        """True where, by its measures, a photograph of this kind is to be taken anew."""
-        return kind in self.contract.of and measures[self.name] < self.contract.least
 
 
 def judge_light(pixels: Pixels) -> tuple[Reason, ...]:
@@ -350,16 +359,3 @@ def _measure_tint(crop: Pixels) -> float:
     """The sum of the differences of the three colours' shares of the light."""
     eyes, mouth = (np.array(cv2.mean(crop[part])[:3]) for part in (_EYES, _MOUTH))
     return float(np.abs(eyes / max(eyes.sum(), 1.0) - mouth / max(mouth.sum(), 1.0)).sum())
-
-
-def _measure_eye_light(luma: Floats) -> float:
-    eyes = max(np.partition(luma[one].ravel(), _LENS_PIXEL)[_LENS_PIXEL] for one in _LENSES)
-    return float(eyes / max(sum(luma[one].mean() for one in _CHEEKS) / 2, 1.0))
-
-
-def _shrink(crop: Pixels) -> Pixels:
-    """The crop at the scale of 112x112."""
-    if crop.shape[0] == _CROP_SIDE_PX:
-        return crop
-    size = (_CROP_SIDE_PX, _CROP_SIDE_PX)
-    return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

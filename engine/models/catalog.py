@@ -135,12 +135,14 @@ class QualityContract(Struct, frozen=True, forbid_unknown_fields=True):
 
     Of number `index` of `output` (empty: the first), x, the quality is `h * (a + s * f)`, rounded:
     f is 1 / (1 + exp((x0 - x) / w)), or x itself without `w`. A photograph `of` these kinds with
-    less than `least` is sent back for `reason`. `eyes_px` are x and y of both eyes in the crop,
-    the left one of the picture first; None: those of the alignment.
+    less than `least` is sent back for `reason`; less than `warn` is a warning, of every kind.
+    `eyes_px` are x and y of both eyes in the crop, the left one of the picture first; None: those
+    of the alignment.
     """
 
     measure: Annotated[str, Meta(pattern="^[A-Z][A-Za-z]{0,63}$")]
     least: Annotated[float, Meta(ge=0, le=100)] = 0
+    warn: Annotated[float, Meta(ge=0, le=100)] = 0
     of: tuple[PhotographKind, ...] = (PhotographKind.LIVE,)
     reason: Reason = Reason.UNCLEAR
     h: float = 100

@@ -59,6 +59,7 @@ def test_a_photograph_below_the_limit_is_sent_back_for_the_reason_of_the_card(
     with measuring(f'{USUAL}\nleast = 75\nreason = "LOW_CONTRAST"') as measured:
         clear, sent_back, chip = measured.extract([photo, fog, fog], [None, None, "chip"])
     assert clear.problems == ()
+    assert "DynamicRange_warned" not in sent_back.measures
     # A cause that is told says more than UNCLEAR.
     assert set(sent_back.problems) == {Reason.LOW_CONTRAST, *before} - {Reason.UNCLEAR}
     # Of a kind that the card does not name it is on record alone.
@@ -68,10 +69,12 @@ def test_a_photograph_below_the_limit_is_sent_back_for_the_reason_of_the_card(
 
 
 def test_kinds_of_photographs_are_those_of_the_card(measuring, photo) -> None:
-    contract = f'{USUAL}\nleast = 100\nof = ["chip", "printed"]'
+    contract = f'{USUAL}\nleast = 100\nwarn = 99\nof = ["chip", "printed"]'
     with measuring(contract) as measured:
         live, chip = measured.extract([photo] * 2, [PhotographKind.LIVE, PhotographKind.CHIP])
     assert (live.problems, chip.problems) == ((), (Reason.UNCLEAR,))
+    # A warning stands beside the value, whatever the kind, and is no reason.
+    assert live.measured["DynamicRange_warned"] == chip.measured["DynamicRange_warned"] == 99
 
 
 def test_a_quality_is_mapped_as_the_standard_maps_it_and_stays_in_its_bounds(
