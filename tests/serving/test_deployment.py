@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,38 @@ import pytest
 
 from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, recovery
+from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.calibration import ThresholdRates
+from engine.matching.documents import check_document
 from engine.matching.lines import close_line
-from engine.matching.requests import Answer
+from engine.matching.requests import Answer, EnrollmentRequest
 from engine.models.catalog import CARDS_FOLDER
+from engine.registry.audit import AuditEntry
+from engine.registry.backup import make_backup, restore_backup
 from engine.registry.database import utc_now
+from engine.registry.references import FilledReference, SecondTemplate
+from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
+from indexes.joining.join import join_gallery
 from indexes.segmented.merging import Rewrite
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
 from schema.documents import Document, ErasureCertificate, ErasureScope
+from schema.reasons import Reason
 from serving.deployment import deployment as opened
 from serving.deployment import snapshots
-from serving.deployment.deployment import Deployment
+from serving.deployment.deployment import Deployment, registry_url
 from serving.deployment.models import threshold_rates
 from serving.deployment.snapshots import OpenIndex, gallery_config
 from serving.jobs import periodic
 from serving.jobs.periodic import expire_faces
 from serving.settings.sections import ModelSettings, ThresholdSettings
 from serving.settings.settings import Settings, load_settings, make_settings
-from tests.engine.matching.conftest import People
+from tests.engine.matching.conftest import NOW, People
+from tests.engine.matching.test_bulk_enrollment import admit
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 from tests.waiting import wait_until
 
@@ -256,9 +265,6 @@ def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
     assert attempts.acquire(timeout=120)
     assert told == ["the gallery's snapshot was not saved: too little memory"] * 2
     assert not (full_home / "gallery").exists()
-    monkeypatch.undo()
-    with open_home() as deployment:
-        assert (deployment.restored.loaded, len(deployment.restored.gallery)) == (0, 0)
 
 
 def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_has_passed(
@@ -285,6 +291,31 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
             wait_until(lambda: "(MemoryError)" in (deployment.upkeep_fault or ""))
             assert "beyond erasure_deadline_h" in (deployment.upkeep_fault or "")
             assert deployment.overdue_s > 0
+
+
+GONE = (Reason.CONSENT_WITHDRAWN, 0, 0, (Reason.CONSENT_WITHDRAWN,))
+FOUND = (None, 1, 1, (Reason.DUPLICATE_IDENTITY,))
+
+
+def meet_again(deployment: Deployment, one: EnrollmentRequest, reference: int) -> tuple[Any, ...]:
+    """What a holder is told who comes again, by a base that is imported and in person; how many
+    pairs a sweep finds, once the base has their face under another document, too; and how many
+    templates of theirs a second model has then."""
+    registrar, store, gallery = deployment.registrar, deployment.store, deployment.restored.gallery
+    documents = one.document, Document("id-kitas", "2C1100000001", one.document.name)
+    checked = [check_document(document, NOW.date()) for document in documents]
+    base = [Subscriber("A Holder", known, one.live.vector) for known in checked]
+    second = SecondTemplate("another", np.eye(1, 4, dtype=np.float32)[0])
+
+    def take(writer: Writer, _: datetime) -> list[Any]:
+        filled = FilledReference(reference, second)
+        writer.commit([AuditEntry("test", "test.done", str(reference)), filled])
+        return admit(store, gallery, writer, base)
+
+    imported = registrar.run(take)[0].refusal
+    (told,) = registrar.enroll([replace(one, idempotency_key="again", msisdn="+8613999999999")])
+    templates = store.second_templates([reference], second.digest, 4)
+    return imported, len(join_gallery(gallery, 0.8).pairs), len(templates), told.reasons
 
 
 @pytest.mark.parametrize("scope", [*ErasureScope, None])
@@ -345,6 +376,9 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             if merging.wait(1):
                 break
         assert merging.is_set()
+        given = registry_url(full_home, settings), deployment.vault, tmp_path / "backup"
+        make_backup(deployment.store, deployment.writer, given[-1], actor="test")
+        model = deployment.store.model_digest
         for module, name in STEPS:
             monkeypatch.setattr(module, name, around(name, getattr(module, name)))
         monkeypatch.setattr(snapshots, "save_snapshot", around("save", recovery.save_snapshot))
@@ -374,9 +408,19 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             # A withdrawal that was acknowledged is gone on with.
             is_due = scope is ErasureScope.FACE and step in WHOLE[1:]
             assert len(deployment.finish_erasures("test")) == is_due, step
+            if scope is ErasureScope.FACE:
+                expected = FOUND if step == WHOLE[0] else GONE
+                assert meet_again(deployment, asked[5], int(known[0])) == expected, step
             # A face whose time is over is due as long as it is there.
             if scope is None:
                 assert len(expire_faces(deployment, "test", late)) == (not is_erased), step
+    # An older backup has the face, says so when it is restored, and lets it go again.
+    if scope is ErasureScope.FACE:
+        done = restore_backup(*given, model_digest=model, actor="test", replaces=True)
+        assert done.lost.withdrawn == ((made.document_id, ""),)
+        with Deployment(full_home, settings) as deployment:
+            assert deployment.erase(asked[5].document, "test", scope=scope).references == 1
+            assert meet_again(deployment, asked[5], int(known[0])) == GONE
 
 
 def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(open_home, full_home) -> None:
