@@ -302,9 +302,8 @@ def meet_again(deployment: Deployment, one: EnrollmentRequest, reference: int) -
     pairs a sweep finds, once the base has their face under another document, too; and how many
     templates of theirs a second model has then."""
     registrar, store, gallery = deployment.registrar, deployment.store, deployment.restored.gallery
-    documents = one.document, Document("id-kitas", "2C1100000001", one.document.name)
-    checked = [check_document(document, NOW.date()) for document in documents]
-    base = [Subscriber("A Holder", known, one.live.vector) for known in checked]
+    shown = one.document, Document("id-kitas", "2C1100000001", one.document.name)
+    base = [Subscriber("", check_document(it, NOW.date()), one.live.vector) for it in shown]
     second = SecondTemplate("another", np.eye(1, 4, dtype=np.float32)[0])
 
     def take(writer: Writer, _: datetime) -> list[Any]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from engine.errors import GalleryBehind
 from engine.matching.holders import watch_face
+from engine.registry import retention
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
@@ -144,11 +145,11 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(deployment, retain, line
 
 
 def test_a_store_that_cannot_be_read_is_told_too(deployment, retain, lines, monkeypatch) -> None:
-    def fail(_query: Any) -> Any:
+    def fail(_engine: Any) -> Any:
         raise OSError("a path")
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployment.store, "rows", fail)
+        patched.setattr(retention, "reading", fail)
         with retain("12:00", clock=lambda: datetime(2026, 5, 4, tzinfo=UTC)):
             wait_until(lambda: lines.entries)
     (told,) = lines.entries
@@ -162,10 +163,7 @@ def test_the_service_has_it_run(home, tmp_path, log, monkeypatch) -> None:
     with Deployment(home, settings) as deployment:
         keep_answer(deployment, timedelta(days=90))
 
-    def open_home() -> Deployment:
-        return Deployment(home, settings)
-
-    service = RegistrarService(open_home, ServeSettings(), Meter(), log)
+    service = RegistrarService(partial(Deployment, home, settings), ServeSettings(), Meter(), log)
     try:
         with Deployment(home, settings) as looked:
             wait_until(lambda: runs(looked))

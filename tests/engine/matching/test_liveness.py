@@ -83,13 +83,9 @@ def checker(tmp_path_factory) -> LivenessChecker:
 
 
 def check(
-    checker: LivenessChecker,
-    token: str | None,
-    *photographs: bytes,
-    carrier: str = "blue",
-    outlet: str = "b1",
+    checker: LivenessChecker, token: str | None, *photographs: bytes, whose: str = "blue b1"
 ) -> RecordedLiveness | None:
-    given = (LivenessUse.ENROLLMENT, "passport:P1", carrier, outlet, NOW)
+    given = (LivenessUse.ENROLLMENT, "passport:P1", *whose.split(), NOW)
     return checker.check(token, photographs or (LIVE,), False, *given)
 
 
@@ -115,20 +111,20 @@ def test_a_level_below_what_carrier_use_and_channel_ask_for_is_weak_and_a_higher
     }
     terms = LivenessTerms(rules, channels={"web": Channel.ONLINE, "shop": Channel.OUTLET})
     checker = make_checker(tmp_path, terms)
-    for level, iad, carrier, outlet, is_weak in (
-        ("iso30107-3:2", "cen18099:high", "blue", "b1", False),
-        ("iso30107-3:3", "cen18099:substantial", "blue", "shop", False),
-        ("iso30107-3:1", "cen18099:high", "blue", "b1", True),
-        ("iso30107-3:2", None, "blue", "b1", True),
-        ("iso30107-3:9", "cen18099:high", "blue", "b1", True),
-        ("iso30107-3:2", "cen18099:high", "red", "b1", True),
+    for level, iad, whose, is_weak in (
+        ("iso30107-3:2", "cen18099:high", "blue b1", False),
+        ("iso30107-3:3", "cen18099:substantial", "blue shop", False),
+        ("iso30107-3:1", "cen18099:high", "blue b1", True),
+        ("iso30107-3:2", None, "blue b1", True),
+        ("iso30107-3:9", "cen18099:high", "blue b1", True),
+        ("iso30107-3:2", "cen18099:high", "red b1", True),
         # What a channel asks for is asked beside, and a carrier's own stands in its place.
-        ("iso30107-3:3", "cen18099:substantial", "blue", "web", True),
-        ("iso30107-3:1", None, "green", "web", False),
-        (None, None, "green", "web", True),
-        (None, None, "green", "b1", False),
+        ("iso30107-3:3", "cen18099:substantial", "blue web", True),
+        ("iso30107-3:1", None, "green web", False),
+        (None, None, "green web", True),
+        (None, None, "green b1", False),
     ):
-        told = check(checker, sign(level=level, iad=iad), carrier=carrier, outlet=outlet)
+        told = check(checker, sign(level=level, iad=iad), whose=whose)
         assert told.problem == (Reason.LIVENESS_WEAK if is_weak else None)
     unsure = sign(level="iso30107-3:1", iad="cen18099:high", decision="uncertain")
     assert problem_of(checker, unsure) is Reason.LIVENESS_WEAK

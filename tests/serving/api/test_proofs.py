@@ -122,12 +122,9 @@ def test_the_holder_of_a_line_is_verified_by_a_face_or_by_a_proof(
         assert f'sosie_exceptions_total{{cause="mobile_id",decision="{decision}"}} 1.0' in metrics
 
 
-def test_a_way_for_which_nobody_signs_opens_no_service(start_service) -> None:
+def test_a_way_for_which_nobody_signs_or_a_law_without_use_opens_no_service(start_service) -> None:
     with pytest.raises(RequestError, match=r"mobile_id, for which nobody signs"):
         start_service(people=RULES)
-
-
-def test_a_law_of_a_search_of_faces_that_are_kept_opens_no_service(start_service) -> None:
     with pytest.raises(RequestError, match=r"\[people\] names a search_law"):
         start_service(people=PeopleRules(search_law="Act 7"))
 
