@@ -74,20 +74,16 @@ def postgres_url(databases) -> Iterator[str]:
 
 
 JOBS = ("anchor", "audit-export", "erasures", "lifecycle", "line-steps", "retention", "webhooks")
-SHARED = ("asyncio", "decoder", "extract", "readiness", "reseal", "scan", *JOBS)
-"""Pools of a process, and pools and jobs of a service that tests share: their threads come when
-there is work, or when it is ready."""
-UNWATCHED = ("tests/bench/", "tests/serving/cluster/", "tests/serving/console/")
-"""Where Ray, a browser or a benchmark has threads of its own."""
+SHARED = ("asyncio", "decoder", "extract", "readiness", "reseal", "scan", "PythonGC", "ray_", *JOBS)
+"""Pools of a process, and pools and jobs of a service or a cluster that tests share: their threads
+come when there is work, or when it is ready."""
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left(request) -> Iterator[None]:
+def no_thread_is_left() -> Iterator[None]:
     """What a test starts has come to its end with it."""
     before = set(threading.enumerate())
     yield
-    if request.node.nodeid.startswith(UNWATCHED):
-        return
     left = [one for one in threading.enumerate() if one not in before]
     # One that is only about to start belongs to what is shared, and cannot be joined.
     left = [one for one in left if one.is_alive() and not one.name.startswith(SHARED)]

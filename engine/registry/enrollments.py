@@ -47,7 +47,6 @@ from engine.registry.database import (
     Condition,
     Progress,
     Source,
-    chunks,
     is_id,
     utc_now,
 )
@@ -62,6 +61,7 @@ from engine.registry.rows import (
     Write,
     pages_of,
     read_as,
+    rows_of,
     select_by,
     sound_rows,
     update_one,
@@ -249,11 +249,8 @@ class Tally(Write):
     @classmethod
     def store(cls, to: Transaction, written: Sequence[Self]) -> None:
         names = {one.name for one in written}
-        known: dict[str, TallyRecord] = {}
-        for part in chunks(sorted(names)):
-            found = to.connection.execute(select(TALLIES).where(TALLIES.c.name.in_(part)))
-            sound = sound_rows(to.vault, TALLIES, found)
-            known |= {row.name: read_as(TallyRecord, row) for row in sound}
+        sound = sound_rows(to.vault, TALLIES, rows_of(to.connection, TALLIES, names))
+        known = {row.name: read_as(TallyRecord, row) for row in sound}
         levels: dict[str, float] = {}
         for one in written:
             if one.name not in levels:

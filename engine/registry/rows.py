@@ -232,10 +232,10 @@ def changing_rows(
     """Rows of a table, by their keys, that the block updates: they get a new code after. One that
     was damaged before is changed with the others, and set aside: its code stays as wrong as it is,
     so that nothing is ever vouched for that was altered."""
-    before = sound_rows(vault, table, _rows_of(connection, table, keys))
+    before = sound_rows(vault, table, rows_of(connection, table, keys))
     sound = {_key_of(table, row) for row in before}
     yield
-    after = _rows_of(connection, table, keys)
+    after = rows_of(connection, table, keys)
     write_macs(connection, vault, table, [row for row in after if _key_of(table, row) in sound])
 
 
@@ -266,7 +266,7 @@ def _select_rows(table: Table) -> Query:
     return select(*without_sealed(table)).where(next(iter(table.primary_key)).in_(KEYS))
 
 
-def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[AnyRow]:
+def rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[AnyRow]:
     return [
         row
         for part in chunks(list(dict.fromkeys(keys)))

@@ -387,16 +387,14 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
         yield f"http-request set-var(txn.lane) str({lane.name}) if {ours} {lane.which}"
     # A key is counted where it brings photographs, so that other calls do not get around the bound.
     yield "http-request set-var(txn.place) var(txn.lane)"
-    for lane in LANES:
-        if lane.of:
-            in_lane = f"{{ var(txn.lane) -m str {lane.name} }}"
-            yield f"http-request set-var(txn.place) str({lane.of}) if {in_lane}"
+    for lane in (one for one in LANES if one.of):
+        in_lane = f"{{ var(txn.lane) -m str {lane.name} }}"
+        yield f"http-request set-var(txn.place) str({lane.of}) if {in_lane}"
     in_own = "{ var(txn.lane) -m str own }"
     yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
     key = _busy("too many requests at once with this key: nothing was stored")
     carrier = _busy("too many requests at once with the keys of this carrier: nothing was stored")
-    status, code, message = FULL
-    full = _answer(status, code, message, **{"Retry-After": "1"})
+    full = _answer(*FULL, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
     for name, each in bounds.items():
         bound = each * ingresses
@@ -406,25 +404,32 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
             place = f"{{ var(txn.place) -m str {name} }}"
             of_key = max(1, math.ceil(bound * config.key_share))
             yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
-            yield from _refuse(key, name, place, "sc_conn_cur(2)", of_key, 2)
+            yield from _refuse(key, name, place, "sc_conn_cur(2)", "sc_conn_cur(2)", of_key, 2)
             table, of_carrier = _name(f"{name}-carrier"), math.ceil((bound + of_key) / 2)
             yield f"http-request track-sc4 var(txn.carrier) table {table} if {place}"
-            yield from _refuse(carrier, name, place, "sc_conn_cur(4)", of_carrier, 4)
+            yield from _refuse(
+                carrier, name, place, "sc_conn_cur(4)", "sc_conn_cur(2)", of_carrier, 4
+            )
         for lane_name in (name, *(lane.name for lane in LANES if lane.of == name)):
-            backend = OWN if name == "own" else f"{OWN}-{lane_name}"
+            count = f"be_conn({OWN if name == 'own' else f'{OWN}-{lane_name}'})"
             in_lane = f"{{ var(txn.lane) -m str {lane_name} }}"
             yield f"http-request track-sc5 str({lane_name}) table {_name('places')} if {in_lane}"
-            yield from _refuse(full, name, in_lane, f"be_conn({backend})", bound - 1, 5)
+            own = "sc_conn_cur(4)" if config.key_share < 1 else count
+            yield from _refuse(full, name, in_lane, count, own, bound - 1, 5)
     yield "http-request set-priority-class sc_conn_cur(4)"
     yield "http-after-response set-status 429 if { var(txn.waited) -m bool }"
 
 
-def _refuse(rule: str, of: str, where: str, count: str, most: int, slot: int) -> Iterator[str]:
+def _refuse(
+    rule: str, of: str, where: str, count: str, own: str, most: int, slot: int
+) -> Iterator[str]:
     """Rules that refuse what is above `most`, or above a share of it while the tracked `slot`
-    counts refusals and, but for matches, photographs wait."""
+    counts refusals and, but for matches, photographs wait. Then who has `own` of at most half the
+    share goes on: others that are slow would keep them out."""
     late = "" if of == "match" else f" {{ var({SAMPLED_MS}) -m int gt {LATE_MS} }}"
     over, share = f"{where} {{ {count} gt {most} }}", max(1, int(most * STANDING_SHARE))
     stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}{late}"
+    stands += f" {{ {own} gt {share // 2} }}"
     yield f"http-request sc-inc-gpc0({slot}) if {over} || {stands}"
     yield f"{rule} if {over} || {stands}"
 

@@ -116,7 +116,7 @@ def test_dates_of_a_passport_are_read_in_the_century_that_they_can_be_of(
 
 
 @pytest.mark.parametrize(
-    ("document_type", "number", "reason"),
+    ("kind", "number", "reason"),
     [
         ("cn-ric", "110105199003071239", "card 110105 19900307 123-9"),
         ("cn-ric", "11010519491231002X", "\uff11\uff110105 1949.12.31/002x asked"),
@@ -124,10 +124,8 @@ def test_dates_of_a_passport_are_read_in_the_century_that_they_can_be_of(
         ("passport", ICAO_SPECIMEN, "passport L 898902C\u200b3 is at hand"),
     ],
 )
-def test_a_reason_has_no_number_of_its_document_however_it_is_typed(
-    document_type: str, number: str, reason: str
-) -> None:
-    document = Document(document_type, number, "A Name")
+def test_a_reason_names_no_document_however_typed(kind: str, number: str, reason: str) -> None:
+    document = Document(kind, number, "A Name")
     with pytest.raises(RequestError, match="without the number"):
         require_unnamed(reason, document, TODAY)
     require_unnamed("asked for in person, ticket 110105", document, TODAY)

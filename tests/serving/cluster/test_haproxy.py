@@ -118,6 +118,21 @@ def test_of_the_smallest_bound_one_passes_right_after_a_refusal(tmp_path_factory
         assert proxied.ask(*asked)[0] == 200
 
 
+@pytest.mark.parametrize("carrier", [1, 3])
+def test_after_a_refusal_who_holds_few_goes_on_beside_many(tmp_path_factory, carrier: int) -> None:
+    config, asked = replace(CONFIG, match_ongoing=16, key_share=0.5), ("/v1/match", "POST")
+    second, few = (f"sosie_{sign * 12}_{sign * 43}" for sign in "cd")
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        proxied.server.carriers |= {f"Bearer {second}": 1, f"Bearer {few}": carrier}
+        held = proxied.hold(8, *asked) + proxied.hold(4, *asked, second)
+        held += proxied.hold(4, *asked, OTHER_KEY) if carrier == 3 else []
+        assert proxied.ask(*asked, key=few)[0] == 429
+        proxied.release_some(1, held)
+        held += proxied.hold(1, *asked, few)
+        assert proxied.ask(*asked, key=second)[0] == 429
+        proxied.release(held)
+
+
 @pytest.mark.parametrize("sampled_ms", [100, 900])
 def test_of_enrollments_it_holds_only_while_photographs_take_long(
     tmp_path_factory, sampled_ms: int

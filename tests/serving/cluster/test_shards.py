@@ -159,13 +159,20 @@ def test_a_refusal_of_a_shard_arrives_with_its_type_and_breaks_nothing(nodes) ->
         assert index.ids.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_an_unforeseen_failure_arrives_without_its_text() -> None:
+@pytest.fixture
+def actor() -> Iterator[ShardActor]:
+    """One in this process, without Ray."""
+    made = ShardActor()
+    assert made.open(PLAN, "it") == Reply()
+    yield made
+    made._host.close()  # type: ignore[union-attr]
+
+
+def test_an_unforeseen_failure_arrives_without_its_text(actor) -> None:
     def fail() -> None:
         raise KeyError("+8613800138000")
 
     assert _reply("search", fail) == Reply(failure="KeyError")
-    actor = ShardActor()
-    assert actor.open(PLAN, "") == Reply()
     assert isinstance(actor.call(0, "search", unit_rows(1), 0).refusal, SearchInvalid)
 
 
@@ -180,13 +187,9 @@ class LateIds:
         return np.arange(2)
 
 
-def test_a_piece_that_arrives_while_a_later_writer_adopts_the_shard_is_not_kept(
-    monkeypatch,
-) -> None:
+def test_a_piece_that_arrives_while_a_later_writer_adopts_is_not_kept(actor, monkeypatch) -> None:
     # It is Ray that knows the place, and none is here.
     monkeypatch.setattr(ShardActor, "place", lambda _: Place("node", 1))
-    actor = ShardActor()
-    assert actor.open(PLAN, "it") == Reply()
     late = LateIds(actor, replace(PLAN, epoch=1))
     reply = actor.stage(0, "batch", late, unit_rows(2))  # type: ignore[arg-type]
     assert actor._staged == {}
