@@ -251,11 +251,10 @@ class Tally(Write):
         names = {one.name for one in written}
         sound = sound_rows(to.vault, TALLIES, rows_of(to.connection, TALLIES, names))
         known = {row.name: read_as(TallyRecord, row) for row in sound}
-        levels: dict[str, float] = {}
+        levels = dict.fromkeys(names, 0.0)
         for one in written:
-            if one.name not in levels:
-                before = known.get(one.name)
-                levels[one.name] = 0.0 if before is None else before.level_at(to.at, one.each)
+            if (before := known.pop(one.name, None)) is not None:
+                levels[one.name] = before.level_at(to.at, one.each)
             levels[one.name] = min(one.most, max(0.0, one.raised(levels[one.name])))
         to.delete(TALLIES.c.name, list(names))
         rows = [

@@ -394,7 +394,8 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
     yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
     key = _busy("too many requests at once with this key: nothing was stored")
     carrier = _busy("too many requests at once with the keys of this carrier: nothing was stored")
-    full = _answer(*FULL, **{"Retry-After": "1"})
+    status, code, message = FULL
+    full = _answer(status, code, message, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
     for name, each in bounds.items():
         bound = each * ingresses
