@@ -186,16 +186,6 @@ def list_phases(shape: Shape, profile: LoadProfile) -> tuple[LoadPhase, ...]:
     return phases
 
 
-def require_runnable(shape: Shape, profile: LoadProfile) -> None:
-    """`LoadTestRefused` if a run, or the longest and fastest step of a knee, is too much."""
-    list_phases(shape, profile)
-    if shape is Shape.KNEE:
-        if profile.rate > profile.most_rate:
-            raise LoadTestRefused("a knee starts at --rate, which must not be above --most-rate")
-        longest_s = profile.seconds * CONFIRM_TIMES
-        list_phases(shape, replace(profile, rate=profile.most_rate, seconds=longest_s))
-
-
 def require_bounded(phases: tuple[LoadPhase, ...]) -> None:
     """`LoadTestRefused` for more than a day, or more visits than can be kept in memory."""
     seconds = sum(one.seconds for one in phases)
@@ -376,7 +366,14 @@ def read_options(shape: Shape, given: LoadOptions) -> LoadTestOptions:
     if given.url is not None:
         target = read_target(given.url, allows_remote=given.allow_remote)
         options = replace(options, target=target, keys=read_keys(given.keys))
-    require_runnable(shape, options.profile)
+    profile = options.profile
+    list_phases(shape, profile)
+    if shape is Shape.KNEE:
+        if profile.rate > profile.most_rate:
+            raise LoadTestRefused("a knee starts at --rate, which must not be above --most-rate")
+        # Its longest and fastest step must not be too much either.
+        longest_s = profile.seconds * CONFIRM_TIMES
+        list_phases(shape, replace(profile, rate=profile.most_rate, seconds=longest_s))
     # Before the load, which may take minutes.
     require_place(given.html)
     if given.folder is not None and not given.folder.is_dir():

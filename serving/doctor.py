@@ -259,12 +259,11 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
     if not pending:
         return
     detail = f"{len(pending)} wait for open cases, the first until {pending[0].due_at:%Y-%m-%d}"
-    late = [one for one in pending if not one.cases or one.due_at <= now]
-    if late:
+    advice = ""
+    if late := [one for one in pending if not one.cases or one.due_at <= now]:
+        detail += f"; {len(late)} are due"
         advice = "start the service, or run sosie retention run"
-        yield _find("erasures", f"{detail}; {len(late)} are due", advice)
-    else:
-        yield _find("erasures", detail)
+    yield _find("erasures", detail, advice)
 
 
 EVENTS_LATE = timedelta(hours=1)
@@ -411,11 +410,11 @@ def _examine_clock(deployment: Deployment) -> Iterator[Finding]:
 
 def _examine_folder(deployment: Deployment) -> Iterator[Finding]:
     home, found = deployment.home, deployment.home.stat()
-    if found.st_uid in (0, os.getuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield _find("home", str(home))
-    else:
+    detail, advice = str(home), ""
+    if found.st_uid not in (0, os.getuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         detail = f"others may write to {home}, and so change its settings"
-        yield _find("home", detail, f"chown it to yourself, and chmod 700 {home}")
+        advice = f"chown it to yourself, and chmod 700 {home}"
+    yield _find("home", detail, advice)
 
 
 def _examine_key_ring(deployment: Deployment) -> Iterator[Finding]:
@@ -443,13 +442,11 @@ def _examine_second(deployment: Deployment) -> Iterator[Finding]:
     if second is None:
         return
     coverage = deployment.store.coverage(second.digest)
-    detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing"
+    rest = " until sosie model switch" if coverage.is_whole else ": sosie model fill adds more"
     if second.thresholds is None:
-        yield _find("second model", f"{detail}, and is not calibrated", CALIBRATE)
-    elif coverage.is_whole:
-        yield _find("second model", f"{detail} until sosie model switch")
-    else:
-        yield _find("second model", f"{detail}: sosie model fill adds more")
+        rest = ", and is not calibrated"
+    detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing{rest}"
+    yield _find("second model", detail, CALIBRATE if second.thresholds is None else "")
 
 
 CALIBRATE = "run sosie calibrate DIR --card FILE.toml"
@@ -517,14 +514,12 @@ def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
     fused = deployment.calibration.curve(Comparison.FUSED)
     expected = fused.fmr_at(score).times(references)
     detail = f"review {score:.3f} in {references:,} references: {expected} a search, of {wanted:g}"
-    if wanted < references * fused.lowest_fmr:
-        advice = (
-            "the calibration supports no higher threshold: allow more "
-            "([thresholds] review_false_candidates), or calibrate on more people"
-        )
-        yield _find("false candidates", detail, advice)
-    else:
-        yield _find("false candidates", detail)
+    advice = (
+        "the calibration supports no higher threshold: allow more "
+        "([thresholds] review_false_candidates), or calibrate on more people"
+    )
+    is_met = wanted >= references * fused.lowest_fmr
+    yield _find("false candidates", detail, "" if is_met else advice)
 
 
 def _describe_index(gallery: Gallery) -> str:

@@ -189,7 +189,13 @@ def deploy(plan: NodePlan, stop: threading.Event) -> None:
             starting.result()
         time.sleep(CONTROLLER_LOOK_S)
     if plan.ray_address:
-        require_same_port(plan.port)
+        # Serve may have run before, and listen elsewhere.
+        kept = serve.context._get_global_client().get_serve_details()["http_options"]["port"]
+        if kept != plan.port:
+            raise RequestError(
+                f"Serve listens at port {kept} on this cluster, and [serve] port is {plan.port}: "
+                "give both the same"
+            )
     arguments = {"home": plan.home, "config": plan.file}
     target = serve.RunTarget(application.build(arguments), name=NAME, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
@@ -258,16 +264,6 @@ def _read_fault(application: ApplicationStatusOverview) -> str:
     messages = (one.message for one in application.deployments.values())
     reasons = [reason for message in messages for reason in _LASTING.findall(message)]
     return str(reasons[-1]).strip() if reasons else ""
-
-
-def require_same_port(port: int) -> None:
-    """`RequestError` where Serve ran before, and listens elsewhere than the settings say."""
-    options = serve.context._get_global_client().get_serve_details()["http_options"]
-    if options["port"] != port:
-        raise RequestError(
-            f"Serve listens at port {options['port']} on this cluster, and [serve] port is {port}: "
-            "give both the same"
-        )
 
 
 def withdraw(plan: NodePlan) -> None:

@@ -80,8 +80,12 @@ class SealedTemplates:
             else None
             for plain in (self._unseal(row, token) for token in tokens)
         ]
+        # The one answer to every token that is none, so that nothing can be learnt from it.
+        text = (
+            "the template is not one that was issued to you here, or has expired: ask for a new one"
+        )
         return [
-            refuse_template()
+            TemplateInvalid(text)
             if vector is None or not abs(vector @ vector - 1) <= 2 * UNIT_TOLERANCE
             else vector
             for vector in opened
@@ -96,13 +100,6 @@ class SealedTemplates:
     def _row(self, tenant: str) -> str:
         # The length keeps tenant and digest apart, whatever either holds.
         return f"{len(tenant)}:{tenant}:{self._model_digest}"
-
-
-def refuse_template() -> TemplateInvalid:
-    """The one answer to every token that is none, so that nothing can be learnt from it."""
-    return TemplateInvalid(
-        "the template is not one that was issued to you here, or has expired: ask for a new one"
-    )
 
 
 @frozen(kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.checks.document import ask_of, look_up_beside
@@ -66,7 +66,12 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     if isinstance(early, Decided):
         decided = early
     else:
-        _require_capture_time(body.captured_at)
+        age = utc_now() - body.captured_at
+        if not -timedelta(minutes=wire.MAX_AHEAD_MIN) <= age <= timedelta(hours=wire.MAX_AGE_H):
+            raise CaptureTimeInvalid(
+                f"captured_at: at most {wire.MAX_AGE_H} hours ago and {wire.MAX_AHEAD_MIN} minutes "
+                "ahead: check the clock, or take the photograph again"
+            )
         asked = await _take_photographs(parts, request, early, body)
         for judged in asked.faces_judged:
             count_judged(parts, judged)
@@ -165,15 +170,6 @@ def _answer_early(
     time_zone = parts.deployment.settings.registrar.time_zone
     with parts.store.reading() as registry:
         return asked, Intake(registry, time_zone).sort([asked], utc_now())[0]
-
-
-def _require_capture_time(captured_at: datetime) -> None:
-    age = utc_now() - captured_at
-    if not -timedelta(minutes=wire.MAX_AHEAD_MIN) <= age <= timedelta(hours=wire.MAX_AGE_H):
-        raise CaptureTimeInvalid(
-            f"captured_at: at most {wire.MAX_AGE_H} hours ago and {wire.MAX_AHEAD_MIN} minutes "
-            "ahead: check the clock, or take the photograph again"
-        )
 
 
 async def read_enrollment(

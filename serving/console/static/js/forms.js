@@ -56,21 +56,10 @@ export function radioField(key, name, options, chosen = null) {
     element("legend", say(key)),
     options.map(([value, text, hint]) => {
       const id = freshId(name);
-      const attributes = {
-        id,
-        type: "radio",
-        name,
-        value,
-        checked: value === chosen,
-        required: true,
-      };
-      const by = hint ? { "aria-describedby": `${id}-hint` } : {};
-      return element(
-        "div.check",
-        element("input", { ...attributes, ...by }),
-        element("label", { for: id }, text),
-        hint && element("p.hint", { id: `${id}-hint` }, hint),
-      );
+      const given = { id, type: "radio", name, value, checked: value === chosen, required: true };
+      const [by, told] = hinted(id, hint);
+      const input = element("input", { ...given, ...by });
+      return element("div.check", input, element("label", { for: id }, text), told);
     }),
   );
 }
@@ -102,14 +91,14 @@ export function checkField(label, given, ...after) {
 
 function labelled(key, make) {
   const id = freshId("field");
-  const hint = sayIfKnown(`${key}.hint`);
-  const by = hint ? { "aria-describedby": `${id}-hint` } : {};
-  return element(
-    "div.field",
-    element("label", { for: id }, say(key)),
-    make(id, by),
-    hint && element("p.hint", { id: `${id}-hint` }, hint),
-  );
+  const [by, told] = hinted(id, sayIfKnown(`${key}.hint`));
+  return element("div.field", element("label", { for: id }, say(key)), make(id, by), told);
+}
+
+/** What an input is described by, and the hint that does, where there is one. */
+function hinted(id, text) {
+  if (!text) return [{}, null];
+  return [{ "aria-describedby": `${id}-hint` }, element("p.hint", { id: `${id}-hint` }, text)];
 }
 
 /** A form; `submit(values, form)` may raise a fault, which is shown below the fields. */
