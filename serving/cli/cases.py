@@ -55,11 +55,11 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
     case = serializers.case_file(call.store, case_id)
     call.note("case.read", case.case_id, {"documents": list(case.document_ids)})
     why = [] if call.as_json else _tell_why(call.deployment, case)
-    listed_below = ("case_id", "document_ids", "documents", "notes", "merged", "closed_lines")
+    listed = ("document_ids", "documents", "notes", "merged", "decided", "closed_lines")
     facts = {
         name.replace("_", " "): value
         for name, value in plain(case).items()
-        if value != [] and name not in listed_below
+        if value not in ([], ()) and name not in ("case_id", "kind", *listed)
     }
     if case.proposal is not None:
         facts["proposal"] = _describe_proposed(case, case.proposal)
@@ -71,6 +71,8 @@ def show_case(call: Call, case_id: str = CASE_ID) -> Answer:
         Listing(
             case.closed_lines, "line_id number carrier outlet", title="Closed by its decisions"
         ),
+        Listing(case.decided, "left right outcome score case_id", title="Decided before"),
+        Listing(case.merged, "case_id kind origin enrollment_id score opened_at", title="Merged"),
         Listing(case.notes, "at actor kind text"),
     )
 
