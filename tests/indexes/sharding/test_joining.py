@@ -26,20 +26,12 @@ from indexes.sharding.joining import join_shards, plan_tiles
 from indexes.sharding.sharded_index import ShardedIndex
 from indexes.sharding.shards import Placement, ShardPlan
 from tests.indexes.conftest import change_beside_digests
+from tests.indexes.joining.test_join import random_rows
 from tests.indexes.sharding.local_shards import open_local
 
 DIM, THRESHOLD = 64, 0.5
 CONFIG = SegmentsConfig(head_rows=64, fan=3)
 PLAN = ShardPlan(DIM, 1, CONFIG)
-
-
-def random_rows(seed: int, n: int) -> Vectors:
-    """Rows of which many are near another."""
-    chance = np.random.default_rng(seed)
-    rows = chance.standard_normal((n, DIM))
-    near = chance.integers(0, n, n // 5)
-    rows[chance.integers(0, n, n // 5)] = rows[near] + 0.7 * chance.standard_normal((n // 5, DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 class Twins:

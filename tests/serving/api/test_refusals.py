@@ -1,7 +1,5 @@
 """What each route refuses, with which code, and without a word of what it was sent."""
 
-import struct
-import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
+from tests.engine.faces.test_images import png_header
 
 ENROLLMENTS = "/v1/enrollments"
 MSISDN = "+8613800138000"
@@ -219,16 +218,6 @@ def test_an_outlet_that_is_unknown_closed_or_foreign_is_refused(
 
 
 # -- Photographs ------------------------------------------------------------------------------
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels and holds none."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in ((b"IHDR", header), (b"IDAT", b"\0"))
-    )
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 PHOTOGRAPHS: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {

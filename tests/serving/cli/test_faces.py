@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.api.test_refusals import png_header
+from tests.engine.faces.test_images import png_header
 
 
 def test_two_photographs_of_one_person_match(sosie, photographs) -> None:
