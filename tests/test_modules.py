@@ -23,9 +23,9 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "modules": (326, 355),
-        "product_lines": (101_250, 102_000),
-        "python_tokens": (615_700, 625_000),
-        "test_lines": (71_500, 72_000),
+        "product_lines": (101_165, 102_000),
+        "python_tokens": (615_600, 625_000),
+        "test_lines": (71_490, 72_000),
         "longest_file": (690, 700),
         "files_over_500_lines": (15, 16),
         "functions_of_50_lines": (6, 18),
