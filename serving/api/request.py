@@ -77,7 +77,7 @@ _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
 ADMITTED = b"x-key-admitted"
 """A header for the proxy in front, which counts by carrier and key what brings a key in force: a
 number for its carrier."""
-UNREAD = (b"x-body-unread", b"1")
+UNREAD = (b"x-body-unread", 1)
 """Another one: what comes on this connection is the rest of a body that nobody will read."""
 SAMPLED = b"x-sampled-ms"
 """How long photographs have waited and taken: what it refuses more for, where that is long."""
@@ -344,16 +344,18 @@ class Request:
         connection."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *self._extra]
             if self.principal is not None:
-                message["headers"].append((ADMITTED, b"%d" % _number(self._holder.tenant)))
+                self.tell_proxy(ADMITTED, _number(self._holder.tenant))
             if not self._is_received:
-                message["headers"] += [(b"connection", b"close"), UNREAD]
+                self._extra.append((b"connection", b"close"))
+                self.tell_proxy(*UNREAD)
+            message["headers"] = [*message["headers"], *self._extra]
         await self._send(message)
 
-    def tell_proxy(self, header: bytes, seconds: float) -> None:
-        """Adds a header to its answer, in milliseconds."""
-        self._extra.append((header, b"%d" % (1e3 * seconds)))
+    def tell_proxy(self, header: bytes, value: int) -> None:
+        """Adds a header to its answer, which the proxy takes away; none where there is no proxy."""
+        if ARRIVED in self._headers:
+            self._extra.append((header, b"%d" % value))
 
     def guard(self) -> None:
         """Stops the task that runs now when its time is over or its client has gone."""
@@ -565,7 +567,7 @@ async def sample_faces(
             judged=[name in judged for name in names],
             holder=request.caller.holder,
         )
-    request.tell_proxy(SAMPLED, time.monotonic() - began_s)
+    request.tell_proxy(SAMPLED, int(1e3 * (time.monotonic() - began_s)))
     sound: dict[str, list[Sample]] = {name: [] for name in images}
     for name, sample in zip(names, samples, strict=True):
         if isinstance(sample, ImageError):
