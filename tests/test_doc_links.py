@@ -1,5 +1,6 @@
 """What documents point to exists: files, headings, modules."""
 
+import json
 import re
 from pathlib import Path
 
@@ -81,3 +82,11 @@ def test_every_decision_is_listed_in_order_by_its_title() -> None:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
+
+
+def test_lines_of_npx_name_the_versions_that_ci_runs() -> None:
+    packages = json.loads((ROOT / ".ci" / "clients" / "package.json").read_text(encoding="utf-8"))
+    pages = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+    found = re.findall(r"\bnpx (\S+)@(\S+) ", pages)
+    assert len(found) == pages.count("npx ") == 2
+    assert set(found) <= set(packages["dependencies"].items())
