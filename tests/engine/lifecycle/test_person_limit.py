@@ -146,7 +146,7 @@ def test_limits_of_a_holder_whose_face_is_not_on_file_are_told_to_no_tenant_and_
     for one, told in told_each:
         assert one.reasons == (Reason.APPROVAL_MISSING,)
         record = lab.store.enrollment(one.enrollment_id)
-        for shown in (enrollment(tenant, one, "k"), enrollment_record(tenant, record)):
+        for shown in (enrollment(tenant, one, "k", ""), enrollment_record(tenant, record)):
             assert [it.reason for it in shown.reasons] == [told]
     assert lab.replays(seen, unseen)
     (counted,) = lab.store.tallies([f"{HOLDER_TALLY}:{own}:red"]).values()
