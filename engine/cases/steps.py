@@ -390,8 +390,9 @@ def _require_reopenable(registry: Reader, case: CaseRecord) -> Proposal:
         raise CaseMoved("another case about its line is open: go on with that one")
     if case.proposal is not None:
         return case.proposal
-    closer = [one.actor for one in registry.cases.notes(case.id) if one.kind is NoteKind.CLOSED][-1]
-    return Proposal(outcome=case.outcome, close_lines=(), by=closer, at=case.closed_at)
+    # Its note may be damaged: who closed it is not known then.
+    by = [one.actor for one in registry.cases.notes(case.id) if one.kind is NoteKind.CLOSED] or [""]
+    return Proposal(outcome=case.outcome, close_lines=(), by=by[-1], at=case.closed_at)
 
 
 def _find_watched(registry: Reader, case: CaseRecord) -> list[int]:
