@@ -74,7 +74,7 @@ STORED = replace(
 
 
 def show(principal: Principal, decided: DecidedEnrollment) -> Enrollment:
-    return enrollment(principal, Answer(decided), "k")
+    return enrollment(principal, Answer(decided), "k", "")
 
 
 def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child() -> None:

@@ -98,13 +98,17 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))
     case_id = open_case(own_service, path) if is_about_case else None
     webhook_id = prepare_webhook(own_service) if "{webhook_id}" in path else None
-    if path.endswith("/close"):
+    if path.endswith(("/close", "/reopen")):
         # Operations asked before this one may have proposed something else about the same faces.
         own_service.ask("POST", f"/v1/cases/{case_id}/withdraw", key="fraud", body={})
         body = {"outcome": "unfounded", "seen_at": datetime.now(UTC).isoformat()}
         proposal = {"key": "second", "body": body}
         proposed = own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
         assert proposed.status_code == 200, proposed.text
+    if path.endswith("/reopen"):
+        body["seen_at"] = datetime.now(UTC).isoformat()
+        closed = own_service.ask("POST", f"/v1/cases/{case_id}/close", key="fraud", body=body)
+        assert closed.status_code == 200, closed.text
     outlet, restriction = prepare_outlet(own_service, path, case_id)
     ids = {"document_id": enrolled["document_id"]}
     if "{campaign_id}" in path:
@@ -121,6 +125,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             "image": image,
             "document": {"type": "cn-ric", "number": "110105199003071239"},
             "captured_at": datetime.now(UTC).isoformat(),
+            "seen_at": datetime.now(UTC).isoformat(),
             "msisdn": "+8613800138000",
             "sink": "https://systems.example/sosie",
         }
@@ -138,12 +143,9 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             body.update({name: value for name, value in sound.items() if name in body})
             if path.endswith("/propose"):
                 body.update({"close_lines": [], "keep_lines": True})
-                body["seen_at"] = datetime.now(UTC).isoformat()
             if path.endswith("/close"):
-                # What another person has proposed, of the case as it is now.
-                seen = datetime.now(UTC).isoformat()
-                body.update({"outcome": "unfounded", "close_lines": [], "seen_at": seen})
-                body["keep_lines"] = False
+                # What another person has proposed.
+                body.update({"outcome": "unfounded", "close_lines": [], "keep_lines": False})
             if path in CHOICES:
                 for name in CHOICES[path]:
                     body.pop(name, None)

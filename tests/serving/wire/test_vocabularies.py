@@ -49,6 +49,7 @@ OTHERS = (
     "condition injury disability age not_shown portrait_unreadable mobile_id register_extract "
     "certificate wallet not_kept renewed_consent first_face",
     "observe enforce",
+    "propose close",
     "live spoof uncertain none",
     "listed http none",
     "none pending done shared",

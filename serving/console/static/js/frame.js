@@ -8,13 +8,14 @@ import { chooseLanguage, language, LANGUAGES, say } from "./language.js";
 
 const root = document.getElementById("console");
 const spoken = element("p.spoken", { role: "status", "aria-live": "polite" });
+let speaking;
 let main = element("main", { id: "main" });
 
 /** Builds the frame for whoever is signed in, in the language of the page. */
 export function buildFrame() {
   main = element("main", { id: "main", tabindex: "-1" });
   // What was said last may be in another language, or to somebody else.
-  replace(spoken);
+  announce("");
   const skipping = element("a.skip", { href: "#main", onclick: skip }, say("frame.skip"));
   // It stays in sight while the page is scrolled.
   const banner = isSandbox && element("p.sandbox", { role: "note" }, say("frame.sandbox"));
@@ -39,7 +40,8 @@ export function clearPage(view, signal) {
 function announce(text) {
   // The same words twice are spoken twice only where they were gone in between.
   spoken.textContent = "";
-  setTimeout(() => (spoken.textContent = text), 50);
+  clearTimeout(speaking);
+  speaking = setTimeout(() => (spoken.textContent = text), 50);
 }
 
 function skip(event) {

@@ -293,7 +293,7 @@ const SAID = {
 function saidIn({ kind, text }) {
   if (!text) return null;
   const note = (words) => element("p.note", { dir: "auto", translate: "no" }, words);
-  if (["note", "revealed", "reopen_asked", "reopened"].includes(kind)) return note(text);
+  if (/^(note|revealed|reopen)/.test(kind)) return note(text);
   if (kind === "restricted") {
     const [done, reason] = text.split("\n");
     const [restriction, outlet] = done.split(" ");
