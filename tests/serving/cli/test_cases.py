@@ -160,9 +160,11 @@ def test_cases_are_listed_by_state_kind_and_person(
     told = sosie("precision", "--home", caught_home)
     assert (told.code, "Too few decisions" in told.out) == (0, True)
     failures = ("statutory", "enrollments", "--home", caught_home)
-    assert sosie(*failures, "--json").json == {"least": 10, "groups": [], "withheld": 4}
+    found = sosie(*failures, "--json").json
+    # Of each hour is a group, and one may have begun meanwhile.
+    assert (found["groups"], found["withheld"] in (4, 5)) == ([], True)
     withheld = sosie(*failures, "--until", "2999-01-01T00:00Z").out
-    assert "fewer than 10 people or telling of such: 4 groups" in withheld
+    assert f"fewer than 10 people or telling of such: {found['withheld']} groups" in withheld
     assert "Nobody tried" not in withheld
     assert "Nobody tried in this time" in sosie(*failures, "--until", "2000-01-01T00:00Z").out
     assert case_id in sosie("cases", "--state", "closed", "--home", caught_home).out
