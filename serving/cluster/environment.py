@@ -283,8 +283,13 @@ class OwnedFolder:
         made.rename(self.path / OWNER_FILE)
 
     def close(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Removes the folder. Under another name first: what still ends could write to it by its
+        own, and a folder in which a file has come stays."""
+        ended = self.path.with_name(f"{self.path.name}-ended")
+        with suppress(OSError):
+            self.path.rename(ended)
+        for folder in (ended, self.path):
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(self.owner)
 
 

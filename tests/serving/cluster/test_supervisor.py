@@ -192,7 +192,10 @@ def test_what_a_killed_service_left_is_removed_at_the_next_start(monkeypatch) ->
         made = NodeFolder()
         assert made.path.stat().st_mode & 0o777 == 0o700
         assert set(shared.iterdir()) == {running.path, made.path, foreign}
-        running.close()
+        with ThreadPoolExecutor() as pool:
+            late = pool.submit(lambda: [(running.path / "late").touch() for _ in range(10**6)])
+            running.close()
+        assert isinstance(late.exception(), FileNotFoundError)
         assert set(shared.iterdir()) == {made.path, foreign}
         made.close()
     finally:
