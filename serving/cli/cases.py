@@ -8,7 +8,7 @@ import typer
 
 from engine.cases import steps
 from engine.cases.decided import DecisionReader
-from engine.errors import NotFound, RegistryError, RequestError, SosieError, SweepOver
+from engine.errors import NotFound, RegistryError, SosieError, SweepOver
 from engine.formatting import percent, plural
 from engine.registry.database import utc_now
 from engine.registry.queues import CaseFilter
@@ -127,12 +127,12 @@ def assign_cases(
     case_ids: list[str] = CASE_IDS,
     to: str | None = option("As histories name people.", "PERSON", show_default=ME),
     back: bool = option("Give it back to the queue."),
-) -> None:
+) -> Answer:
     """Give cases to a person, or back to the queue; of several each is answered for itself."""
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else call.person.person if (to or ME) == ME else to
-    _step_each(call, case_ids, "assign", assignee)
+    return _step_each(call, case_ids, "assign", assignee)
 
 
 @command("case note")
@@ -147,13 +147,13 @@ def note_case(
 
 
 @command("case propose")
-def propose_outcome(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> None:
+def propose_outcome(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> Answer:
     """Propose an outcome, and the lines to be closed by it, for another person to decide.
 
     Fraud whose documents have numbers in use names those to close, or says --keep-lines. Of several
     cases each is proposed, or refused, for itself.
     """
-    _end(call, case_ids, "propose", ending)
+    return _end(call, case_ids, "propose", ending)
 
 
 @command("case withdraw")
@@ -163,7 +163,7 @@ def withdraw_proposal(call: Call, case_id: str = CASE_ID) -> Answer:
 
 
 @command("case close")
-def close_case(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> None:
+def close_case(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS) -> Answer:
     """Close a case, or several, each for itself.
 
     It takes two people: another must have proposed the same outcome and lines; `case show` says how
@@ -171,28 +171,31 @@ def close_case(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS
     faces on the watch-list; twins and mistakes are exceptions for later sweeps; after an unfounded
     dispute its lines are active again, and an exception that is closed so is granted.
     """
-    _end(call, case_ids, "close", ending)
+    return _end(call, case_ids, "close", ending)
 
 
-def _end(call: Call, case_ids: list[str], name: str, ending: EndingOptions) -> None:
+def _end(call: Call, case_ids: list[str], name: str, ending: EndingOptions) -> Answer:
     lines, seen_at = tuple(ending.close_line or ()), read_moment(ending.seen_at, "--seen-at")
     more = {"seen_at": seen_at, "keep_lines": ending.keep_lines}
-    _step_each(call, case_ids, name, ending.outcome, lines, **more)
+    return _step_each(call, case_ids, name, ending.outcome, lines, **more)
 
 
-def _step_each(call: Call, case_ids: list[str], name: str, *given: object, **more: object) -> None:
+def _step_each(
+    call: Call, case_ids: list[str], name: str, *given: object, **more: object
+) -> Answer:
     """Takes the step of each case; of several a refusal is told, and the others go on."""
-    refused = 0
+    if len(case_ids) == 1:
+        return _step(call, case_ids[0], name, *given, **more)
+    answers, refused = [], 0
     for case_id in case_ids:
         try:
-            call.print(_step(call, case_id, name, *given, **more))
+            answers.append(_step(call, case_id, name, *given, **more))
         except SosieError as error:
-            if len(case_ids) == 1:
-                raise
             refused, told = refused + 1, {"case_id": case_id, "error": str(error)}
-            call.print(Answer(told, f"[red]Refused[/]: case {case_id}: {escape(str(error))}"))
-    if refused:
-        raise RequestError(f"{refused} of {len(case_ids)} cases were refused: read them again")
+            answers.append(Answer(told, f"[red]Refused[/]: case {case_id}: {escape(str(error))}"))
+    parts = [part for one in answers for part in one.parts]
+    left = f"{refused} of {len(case_ids)} cases were refused: read them again." if refused else ""
+    return Answer({"cases": [one.value for one in answers]}, *parts, left, is_no=bool(refused))
 
 
 def _step(call: Call, case_id: str, name: str, *given: object, **more: object) -> Answer:
