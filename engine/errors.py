@@ -4,6 +4,8 @@ A message is one line, says what to do, and never holds an image, an embedding, 
 document number. `serving.errors` maps the classes to HTTP statuses and exit codes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import ClassVar, TypeVar
 
@@ -275,6 +277,17 @@ class SweepBusy(RequestError, code="SWEEP.BUSY"):
 
 class SweepOver(RequestError, code="SWEEP.STATE"):
     """The state of the sweep does not allow it."""
+
+
+@contextmanager
+def file_errors(
+    what: str, kind: type[SosieError] = RequestError, *, then: str = ""
+) -> Iterator[None]:
+    """Has an error of a file say in one line what cannot be done, why, and what to do then."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror}{then}") from None
 
 
 E = TypeVar("E", bound=Exception)

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from engine.errors import RequestError
+from engine.errors import file_errors
 
 INK, MUTED = "#1b2733", "#7b8a94"
 # Seen on a light ground and on a dark one.
@@ -55,11 +55,9 @@ def save_figure(figure: Any, path: Path, caption: str = "", **texts: str) -> Non
     be written."""
     if caption:
         figure.supxlabel(caption, fontsize=7.5, color=MUTED)
-    try:
+    with file_errors(f"can't write {path.name}"):
         # Without matplotlib's version, the same figures give the same file for longer.
         figure.savefig(path, format="png", metadata={"Software": None, **texts})
-    except OSError as error:
-        raise RequestError(f"can't write {path.name}: {error.strerror}") from error
 
 
 def embed_figure(figure: Any, words: str) -> Markup:

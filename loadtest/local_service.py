@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import advise_extra
+from engine.errors import advise_extra, file_errors
 from loadtest.errors import LoadTestRefused, signals_ignored
 from loadtest.exchange import Keys, ServiceAddress, service_environment
 from loadtest.participants import SpecimenNumbers
@@ -84,12 +84,10 @@ def start_local_service(
 ) -> Iterator[tuple[ServiceAddress, Keys]]:
     """Starts a service with so many synthetic references; it is always stopped and deleted, as are
     those of load tests that were killed."""
-    try:
+    with file_errors(
+        "no folder can be made for the local service", LoadTestRefused, then="; give --folder DIR"
+    ):
         folder = OwnedFolder(PREFIX, Path(tempfile.gettempdir()) if disk is None else disk)
-    except OSError as error:
-        raise LoadTestRefused(
-            f"no folder can be made for the local service: {error.strerror}; give --folder DIR"
-        ) from None
     try:
         home = folder.path / "home"
         keys = _make_home(home, folder.path, references, seed)

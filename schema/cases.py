@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self, cast
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from schema import frozen
+from schema import Value, frozen
 
 
 class CaseOrigin(StrEnum):
@@ -215,7 +215,7 @@ class CaseNote:
     text: str = field(default="", repr=False)
 
 
-class Proposal(Struct, frozen=True, kw_only=True):
+class Proposal(Value, kw_only=True):
     """Outcome proposed by one person; another must close the case by it.
 
     `by` is who proposed it as the audit chain has it; `person` is None where it was proposed before

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from schema import Value
 from schema.documents import AuthorityResult
 from schema.people import ProofWay
 from schema.reasons import Decision, Photograph, Reason
@@ -22,7 +23,7 @@ class Comparison(StrEnum):
     FUSED = "fused"
 
 
-class Interval(Struct, frozen=True):
+class Interval(Value):
     """A rate, or an expected count, with its 95 % interval; where `is_bound`, no more is known than
     "at most `value`"."""
 
@@ -32,7 +33,7 @@ class Interval(Struct, frozen=True):
     is_bound: bool
 
 
-class HolderScore(Struct, frozen=True):
+class HolderScore(Value):
     """A probe against a face, or against the references of a document."""
 
     is_match: bool
@@ -48,7 +49,7 @@ class HolderScore(Struct, frozen=True):
     line_id: str | None
 
 
-class DecidingScores(Struct, frozen=True):
+class DecidingScores(Value):
     """The scores that decisions depend on, of enrollments of any age."""
 
     verify: float
@@ -76,7 +77,7 @@ class DecidingScores(Struct, frozen=True):
     certain_single: float | None = None
 
 
-class CalibrationSource(Struct, frozen=True):
+class CalibrationSource(Value):
     """The source of a calibration's rates, and how large it is."""
 
     version: int
@@ -85,7 +86,7 @@ class CalibrationSource(Struct, frozen=True):
     photographs: int
 
 
-class Finding(Struct, frozen=True, omit_defaults=True):
+class Finding(Value, omit_defaults=True):
     """One reason, the decision that it alone would bring, and the photograph it is about."""
 
     reason: Reason
@@ -97,7 +98,7 @@ class Finding(Struct, frozen=True, omit_defaults=True):
         return self.reason.advice
 
 
-class Scores(Struct, frozen=True):
+class Scores(Value):
     """Cosines; null where that was not compared, and to a tenant where a stored reference was."""
 
     live_portrait: Annotated[
@@ -112,7 +113,7 @@ class Scores(Struct, frozen=True):
     ]
 
 
-class FoundReference(Struct, frozen=True):
+class FoundReference(Value):
     """A reference of another document that looks like what is shown, and how much."""
 
     reference_id: int
@@ -120,7 +121,7 @@ class FoundReference(Struct, frozen=True):
     score: float
 
 
-class SearchedGallery(Struct, frozen=True, omit_defaults=True):
+class SearchedGallery(Value, omit_defaults=True):
     """Whether the 1:N search ran, and over what."""
 
     ran: bool
@@ -135,7 +136,7 @@ class FoundReferences(SearchedGallery, frozen=True, omit_defaults=True):
     expected_false_candidates: Interval | None = None
 
 
-class SeenFrame(Struct, frozen=True):
+class SeenFrame(Value):
     """One of several frames of the live face: what evidence keeps of it."""
 
     image_sha256: str
@@ -144,7 +145,7 @@ class SeenFrame(Struct, frozen=True):
     quality: Mapping[str, float]
 
 
-class Folio(Struct, frozen=True):
+class Folio(Value):
     """The receipt of an attempt of whose face nothing is kept, for its holder: a number, when the
     face was taken, and when it was decided on."""
 
@@ -153,7 +154,7 @@ class Folio(Struct, frozen=True):
     decided_at: str
 
 
-class OpenedCase(Struct, frozen=True):
+class OpenedCase(Value):
     """A case that a decision opened, or was added to."""
 
     id: str
@@ -191,7 +192,7 @@ class DecidedEnrollment(Struct, kw_only=True):
 _SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
 
 
-class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
+class RecordedLiveness(Value, omit_defaults=True):
     """What came of the evidence of liveness, as it was checked when it came; `problem` is absent
     where all was well. Without a known signer all else is, too. `level` is what the issuer's
     detector was tested to (as `iso30107-3:2`), `iad` the same of injected pictures. `jti`, its own
@@ -215,7 +216,7 @@ class RecordedLiveness(Struct, frozen=True, omit_defaults=True):
         return self.jti is not None and self.problem in _SPENT
 
 
-class RecordedProof(Struct, frozen=True, omit_defaults=True):
+class RecordedProof(Value, omit_defaults=True):
     """What came of another proof than a face, as it was checked when it came; `problem` is absent
     where all was well. Without a known signer all else is, too. `jti`, its own name, is kept
     apart."""
@@ -228,7 +229,7 @@ class RecordedProof(Struct, frozen=True, omit_defaults=True):
     issued_at: datetime | None = None
 
 
-class JudgeEvidence(Struct, frozen=True):
+class JudgeEvidence(Value):
     """What the operator's judge of the picture itself made of the live face."""
 
     mode: Annotated[str, Meta(extra_json_schema={"enum": ["observe", "enforce"]})]
@@ -256,7 +257,7 @@ class SecondScores(Struct, omit_defaults=True):
     decision: Decision | None = None
 
 
-class PhotographRecord(Struct, frozen=True):
+class PhotographRecord(Value):
     """The record that a photograph came in, which a chip's signed list of hashes can be held
     against, and its image."""
 
@@ -264,7 +265,7 @@ class PhotographRecord(Struct, frozen=True):
     image_sha256: str
 
 
-class Watermarks(Struct, frozen=True):
+class Watermarks(Value):
     """The gallery's sequence when an attempt was searched for, and when it was decided: what
     changed between was compared one by one."""
 

@@ -4,7 +4,9 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from schema import Value
 
 PASSPORT = "passport"
 DOCUMENT_TYPES = (
@@ -68,7 +70,7 @@ def write_zone(number: str, birth: str, sex: str, expiry: str) -> str:
     return f"{first}UTO{born}{sex}{ends}{personal}{whole}"
 
 
-class Document(Struct, frozen=True):
+class Document(Value):
     """A document as presented; its repr shows neither the number nor the name.
 
     For a passport the number is its machine readable zone: the second line, or both.
@@ -177,7 +179,7 @@ class AuthorityCode(StrEnum):
         return self.is_contradiction or self in (self.CONFIRMED, self.UNKNOWN_DOCUMENT)
 
 
-class AuthorityResult(Struct, frozen=True, omit_defaults=True):
+class AuthorityResult(Value, omit_defaults=True):
     """The result of a look-up, without anything about the person.
 
     `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
@@ -206,7 +208,7 @@ class ErasureScope(StrEnum):
     """Consent to it was withdrawn: the document and its lines stay."""
 
 
-class ErasureCertificate(Struct, frozen=True):
+class ErasureCertificate(Value):
     """The certificate of an erasure, with its time and its entry in the audit chain.
 
     From `gallery_sequence` on no search sees the holder. The enrollments stay as bare decisions:
@@ -223,7 +225,7 @@ class ErasureCertificate(Struct, frozen=True):
     scope: ErasureScope = ErasureScope.HOLDER
 
 
-class RowOutcome(Struct, frozen=True):
+class RowOutcome(Value):
     """What becomes of a subscriber of an existing base."""
 
     refusal: Annotated[str | None, Meta(description="why it is not taken in")]

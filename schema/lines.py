@@ -3,7 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from schema import Value
 
 
 class LineStatus(StrEnum):
@@ -34,7 +36,7 @@ class LineState(StrEnum):
     DISPUTED = "disputed"
 
 
-class HolderShown(Struct, frozen=True):
+class HolderShown(Value):
     """The face of whoever asks for the lines under a document, against its holder's."""
 
     is_holder: bool

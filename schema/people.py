@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import msgspec
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, structs
+
+from schema import Value
 
 
-class Account(Struct, frozen=True):
+class Account(Value):
     """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
     may have ended."""
 
@@ -81,7 +83,7 @@ class ProofLevel(StrEnum):
         return levels.index(self) >= levels.index(least)
 
 
-class ExceptionTally(Struct, frozen=True):
+class ExceptionTally(Value):
     """Exceptions that an outlet has asked for: enrollments without a usable face or portrait."""
 
     outlet: str
@@ -109,7 +111,7 @@ class Channel(StrEnum):
     AGENT = "agent"
 
 
-class GivenConsent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GivenConsent(Value, kw_only=True, omit_defaults=True):
     """The record of one consent; its repr shows nothing of it."""
 
     given_at: datetime
@@ -132,7 +134,7 @@ class GivenConsent(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {name: text for name, text in said.items() if text is not None}
 
 
-class Consent(Struct, frozen=True):
+class Consent(Value):
     """A subscriber's consent: the reference alone is the short form, and says nothing of when."""
 
     ref: str | None = None

@@ -6,9 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from schema import frozen
+from schema import Value, frozen
 from schema.decisions import Interval
 
 
@@ -88,7 +88,7 @@ class SweepRecord:
     fault: str | None = None
 
 
-class LineFact(Struct, frozen=True):
+class LineFact(Value):
     """A line as it is ranked by."""
 
     line_id: str
@@ -98,7 +98,7 @@ class LineFact(Struct, frozen=True):
     status: str
 
 
-class EstimatedThreshold(Struct, frozen=True, kw_only=True):
+class EstimatedThreshold(Value, kw_only=True):
     """The lowest calibrated threshold whose expected false pairs are within `budget`, a total.
 
     If none is, the highest calibrated one, with `is_within_budget` False.
@@ -168,7 +168,7 @@ class Group:
         return [line for one in self.identities for line in one.lines]
 
 
-class Outcomes(Struct, frozen=True):
+class Outcomes(Value):
     """How the closed cases of a kind, or of a month, ended."""
 
     name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]

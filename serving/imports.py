@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.errors import ImageError, RegistryError, RequestError
+from engine.errors import ImageError, RegistryError, RequestError, file_errors
 from engine.imports.chunks import (
     ONLINE_ROWS,
     REST,
@@ -41,6 +40,7 @@ from engine.matching.samples import Sample, take_samples
 from engine.models.catalog import Transform
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from indexes.base import Floats
 from schema import frozen
 from schema.actors import Role
 from schema.reasons import PhotographKind
@@ -164,11 +164,9 @@ class IssuedTemplates:
     def __init__(self, templates: SealedTemplates) -> None:
         self._templates = templates
 
-    def open(
-        self, tokens: Sequence[str], carriers: Sequence[str]
-    ) -> list[NDArray[np.float32] | None]:
+    def open(self, tokens: Sequence[str], carriers: Sequence[str]) -> list[Floats | None]:
         """The rotated unit vector float32[d] of each, None for one that is none."""
-        opened: list[NDArray[np.float32] | None] = [None] * len(tokens)
+        opened: list[Floats | None] = [None] * len(tokens)
         sealed = [Template.read(token) for token in tokens]
         tenants = [f"carrier:{carrier}" for carrier in carriers]
         for tenant in (*dict.fromkeys(tenants), f"role:{Role.OPERATOR}"):
@@ -238,10 +236,8 @@ def _open_writer(
 @contextmanager
 def _claim(report: Path) -> Iterator[None]:
     """Keeps other imports from the report, and so from the journal beside it, for the block."""
-    try:
+    with file_errors(f"{report} cannot be written"):
         handle = os.open(report, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RequestError(f"{report} cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

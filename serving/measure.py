@@ -26,7 +26,7 @@ from engine.capacity.figures import (
     assume,
 )
 from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ONCE
-from engine.errors import RequestError
+from engine.errors import RequestError, file_errors
 from engine.faces.extractor import Extraction
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
@@ -73,10 +73,8 @@ def measure_decisions(settings: Settings, folder: Path) -> Measured:
 
 
 def _make_place(folder: Path) -> TemporaryDirectory[str]:
-    try:
+    with file_errors(f"{folder} cannot be written"):
         return TemporaryDirectory(prefix="sosie-plan-", dir=folder)
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be written: {error.strerror}") from None
 
 
 def _decide(deployment: Deployment, registry: Path) -> tuple[list[float], list[float], int]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
 from engine.accuracy.bootstrap import (
     Share,
@@ -47,14 +46,14 @@ from engine.accuracy.pair_scores import (
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
 from indexes.base import Floats, Ints
-from schema import frozen
+from schema import Value, frozen
 
 GALLERIES = (10_000, 100_000, 1_000_000)
 FPIR = 0.1
 """Share of strangers' searches with a candidate."""
 
 
-class RatePoint(Struct, frozen=True):
+class RatePoint(Value):
     """A threshold, and the FNMR there with its interval."""
 
     threshold: float

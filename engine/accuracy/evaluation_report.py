@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.accuracy.bootstrap import REPLICATES
 from engine.accuracy.conditions import MEASURES
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.errors import RequestError
+from engine.errors import RequestError, file_errors
 from engine.formatting import DASH, escape_cell, percent, power, span
 from engine.plots import open_panels, save_figure
 
@@ -108,7 +108,7 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
     """
     report = evaluation.to_dict()
     written = [folder / name for name in ("report.md", "evaluation.json", "flagged.csv")]
-    try:
+    with file_errors(f"can't write into {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)
         if report["det"]:
             draw_det(report, folder / "det.png")
@@ -121,8 +121,6 @@ def write_folder(evaluation: Evaluation, folder: Path) -> tuple[Path, ...]:
             writer = csv.DictWriter(file, ("photograph", "other", "score"))
             writer.writeheader()
             writer.writerows(evaluation.flagged.to_rows(evaluation.embeddings))
-    except OSError as error:
-        raise RequestError(f"can't write into {folder.name}: {error.strerror}") from error
     return tuple(written)
 
 

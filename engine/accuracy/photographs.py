@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError, advise_extra, file_errors
 from engine.faces.image_files import ImageLimits
 from indexes.base import Octets
 from schema import frozen
@@ -173,8 +173,5 @@ def _is_photograph(path: Path) -> bool:
 
 def read_photograph(path: Path) -> bytes:
     """The file's bytes, cut one byte above the size limit: the decoder then refuses the file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(ImageLimits().max_size_bytes + 1)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    with file_errors(f"{path} cannot be read"), path.open("rb") as file:
+        return file.read(ImageLimits().max_size_bytes + 1)

@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import structs
 
-from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
+from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing, file_errors
 from engine.faces.embedder import Embedder, measure_lengths, normalise, prepare
 from engine.models.catalog import (
     CARDS_FOLDER,
@@ -29,12 +29,12 @@ from engine.models.catalog import (
 )
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats, Ints, Octets
-from schema import frozen
+from schema import StrictValue, frozen
 
 Crops = Octets
 
 
-class KnownContract(Struct, frozen=True, forbid_unknown_fields=True):
+class KnownContract(StrictValue):
     """The input contract of a family of public embedders, and whose it is; no weights. `sha256` are
     those of files that are known to be its own, under whatever name."""
 
@@ -91,10 +91,8 @@ def read_graph(path: Path) -> tuple[GraphShape, str]:
 
     from engine.models.rewriting import apply  # noqa: PLC0415 - it imports onnx
 
-    try:
+    with file_errors(f"cannot read {path}", ModelMissing):
         content = path.read_bytes()
-    except OSError as error:
-        raise ModelMissing(f"cannot read {path}: {error.strerror}") from error
     try:
         model = onnx.load_from_string(content)
         if any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import RequestError
+from engine.errors import file_errors
 from engine.imports.chunks import ChunkWriter
 from engine.imports.import_report import Tally
 from engine.imports.row_faces import FaceLoader, JudgedRow, group_rows, judge_row
@@ -142,8 +142,5 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Replace the file atomically; only its owner can read it."""
-        try:
-            with replacing(path) as beside:
-                beside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise RequestError(f"{path} cannot be written: {error.strerror}") from None
+        with file_errors(f"{path} cannot be written"), replacing(path) as beside:
+            beside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")

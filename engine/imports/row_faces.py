@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.faces.image_files import ImageLimits
@@ -21,6 +19,7 @@ from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.samples import Sample
 from engine.models.catalog import Transform
 from engine.registry.vault import Vault
+from indexes.base import Closing, Floats
 from schema import frozen
 from schema.reasons import PhotographKind, Reason
 
@@ -77,14 +76,13 @@ class PhotographFolder:
             os.close(handle)
 
 
-Vector = NDArray[np.float32]
-Face = Vector | tuple[RowFault, ...] | None
+Face = Floats | tuple[RowFault, ...] | None
 """A rotated unit vector float32[d], the faults of what was given, or None: nothing was."""
 ExtractSamples = Callable[
     [Sequence[bytes], Sequence[PhotographKind | None]], list[Sample | ImageError]
 ]
 """Image files and their kinds to rotated samples, in order; called by several threads."""
-OpenTemplates = Callable[[Sequence[str], Sequence[str]], list[Vector | None]]
+OpenTemplates = Callable[[Sequence[str], Sequence[str]], list[Floats | None]]
 """Tokens of issued templates and their carriers to rotated unit vectors, None where invalid,
 expired or not the carrier's."""
 
@@ -110,7 +108,7 @@ class RowFaces:
     samples: Mapping[str, Sample]
 
 
-class FaceLoader:
+class FaceLoader(Closing):
     """Loads the faces of groups of rows, several groups at once, and keeps their order."""
 
     def __init__(
@@ -130,10 +128,7 @@ class FaceLoader:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
         self._extractions = ThreadPoolExecutor(EXTRACTIONS, thread_name_prefix="import-extract")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         # Running tasks finish, waiting ones are cancelled.
         self._extractions.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
@@ -198,7 +193,7 @@ class FaceLoader:
         ]
 
     def _add_vectors(self, group: Sequence[Row], faces: dict[tuple[int, Field], Face]) -> None:
-        sound: dict[int, Vector] = {}
+        sound: dict[int, Floats] = {}
         for place, row in enumerate(group):
             if row.vector is None:
                 continue
@@ -251,14 +246,14 @@ def _face_of(field: Field, sample: Sample | ImageError) -> Face:
     return sample.vector
 
 
-def _normalise(vector: Vector, dim: int) -> Vector | None:
+def _normalise(vector: Floats, dim: int) -> Floats | None:
     """The normalised vector; None where it has another length, or no direction."""
     if vector.shape != (dim,) or not np.isfinite(vector).all():
         return None
     norm = np.linalg.norm(vector.astype(np.float64))
     if norm < _MIN_NORM:
         return None
-    unit: Vector = (vector / norm).astype(np.float32)
+    unit: Floats = (vector / norm).astype(np.float32)
     return unit
 
 
@@ -304,7 +299,7 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
 
 def _find_reference(
     live: Face, portrait: Face, verify: float
-) -> tuple[Vector | None, tuple[RowFault, ...]]:
+) -> tuple[Floats | None, tuple[RowFault, ...]]:
     """The reference float32[d], if there is one, and the faults of the faces."""
     faults = tuple(fault for face in (live, portrait) if isinstance(face, tuple) for fault in face)
     usable = [face for face in (live, portrait) if isinstance(face, np.ndarray)]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from engine.errors import RequestError
+from engine.errors import RequestError, file_errors
 from engine.imports.row_parser import ColumnMapping, Field, RawRow, find_columns
 from indexes.base import Floats
 from schema import frozen
@@ -31,15 +31,13 @@ def read_head(path: Path) -> tuple[bytes, str]:
     Raises `RequestError` where it is unreadable or compressed.
     """
     digest, start = hashlib.sha256(), b""
-    try:
+    with file_errors(f"{path} cannot be read"):
         if not path.is_file():
             raise RequestError(f"{path} is not a file: name a CSV or Parquet file")
         with path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 start = start or piece[:8]
                 digest.update(piece)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
     compression = next(
         (kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None
     )

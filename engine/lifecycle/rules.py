@@ -17,7 +17,7 @@ import msgspec
 
 from engine.errors import RequestError
 from engine.registry.lines import Step
-from schema import frozen
+from schema import StrictValue, Value, frozen
 from schema.lines import LineEventKind, LineService, LineStatus
 from schema.options import CarrierPeople, KeepFaces, LineLimits, PeopleRules, ProofBrings
 from schema.people import Channel, ProofLevel, ProofWay
@@ -43,7 +43,7 @@ CHECKED_FOR = timedelta(days=183)
 """So long after somebody has read its source a set is taken to follow it."""
 
 
-class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Reverify(StrictValue, kw_only=True):
     """A rule as its file has it: at the event `on` the line is put into `at_once`, where that is
     given; while its holder has not come, the steps of `then` follow, `TIME STATE` each, the time
     since the one before. Whoever opened the line by a proof of the level `unless_proof`, or of a
@@ -56,7 +56,7 @@ class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     then: tuple[str, ...]
 
 
-class RulesAbout(msgspec.Struct, frozen=True, kw_only=True):
+class RulesAbout(Value, kw_only=True):
     """What a set of rules says beside them. Of lines of a person over all carriers `person_limit`
     bounds those in use, `channel_limits` those of whoever opens one by a channel, `day_limit` those
     opened within 24 hours; each further one is approved over the first, at most `approval_h` ago;

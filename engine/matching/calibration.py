@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import structs
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
 from indexes.base import Doubles, Floats
-from schema import frozen
+from schema import StrictValue, frozen
 from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
 from schema.decoding import prepare
 
@@ -56,7 +56,7 @@ class Rate(Interval, frozen=True):
         return with_interval(self.value, self.low, self.high, self.is_bound)
 
 
-class OperatingPoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OperatingPoint(StrictValue, kw_only=True):
     """A false match rate, the smallest threshold that keeps it, and what it costs.
 
     `fmr_low`, `fmr_high`: interval of the FMR at that threshold. `threshold_low`,
@@ -75,7 +75,7 @@ class OperatingPoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fnmr_high: float
 
 
-class CalibrationCurve(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CalibrationCurve(StrictValue, kw_only=True):
     """Operating points of one kind of comparison, FMR falling and thresholds rising.
 
     `stranger_pairs` counts pairs of different people, however many photographs they have;

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import structs
 
 from engine.cases.opening import date_change, is_grouped
 from engine.errors import (
@@ -46,6 +46,7 @@ from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
 from indexes.base import Floats, check_vectors
 from indexes.errors import IdInvalid
+from schema import Value
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
 from schema.documents import Document, ErasureCertificate, ErasureScope
@@ -216,7 +217,7 @@ def tell_cases(cases: Sequence[CaseRecord], note: CaseNote) -> list[Write]:
     return [write for one in told for write in (CaseChange(one), AddedNote(one.id, note))]
 
 
-class ErasureState(Struct, frozen=True):
+class ErasureState(Value):
     """How far the erasure of a document is: not asked for, waiting, or done.
 
     `certificate` is that of an erasure that was asked for; retention gives none for a document. One

@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, structs
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
-from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
+from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing, file_errors
 from indexes.atomic_files import replacing
-from schema import frozen
+from schema import StrictValue, frozen
 from schema.reasons import About, PhotographKind, Reason
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
@@ -68,7 +68,7 @@ _Count = Annotated[int, Meta(ge=0)]
 _Rate = Annotated[float, Meta(gt=0, lt=1)]
 
 
-class InputContract(Struct, frozen=True, forbid_unknown_fields=True):
+class InputContract(StrictValue):
     """Input of a model: `(pixel - mean) * scale`, pixels 0-255.
 
     Width and height are 0 where the model takes any size.
@@ -82,7 +82,7 @@ class InputContract(Struct, frozen=True, forbid_unknown_fields=True):
     scale: _Three = (1.0, 1.0, 1.0)
 
 
-class FileSource(Struct, frozen=True, forbid_unknown_fields=True):
+class FileSource(StrictValue):
     """A path inside an installed wheel, or (wheel empty) relative to the card's folder."""
 
     path: str
@@ -99,7 +99,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
+class CardThresholds(StrictValue):
     """Error rates of the thresholds, named as a deployment's settings are; None: the usual one."""
 
     verify_fmr: _Rate | None = None
@@ -108,7 +108,7 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
     certain_margin: Annotated[float, Meta(ge=0, lt=1)] | None = None
 
 
-class LivenessContract(Struct, frozen=True, forbid_unknown_fields=True):
+class LivenessContract(StrictValue):
     """Input and output of a judge of liveness.
 
     It takes the square around a face of `crop_scale` times the longer side of its box. Number
@@ -130,7 +130,7 @@ class LivenessContract(Struct, frozen=True, forbid_unknown_fields=True):
         return self.live if self.spoof is None else self.spoof
 
 
-class QualityContract(Struct, frozen=True, forbid_unknown_fields=True):
+class QualityContract(StrictValue):
     """A measure by its name in ISO/IEC 29794-5, and how a quality from 0 to 100 is made of it.
 
     Of number `index` of `output` (empty: the first), x, the quality is `h * (a + s * f)`, rounded:
@@ -155,7 +155,7 @@ class QualityContract(Struct, frozen=True, forbid_unknown_fields=True):
     index: _Count = 0
 
 
-class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelCard(StrictValue):
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
     `earlier_calibrations` name those that homes made with them still use. `usual_length` is that
@@ -231,15 +231,13 @@ def export_models(folder: Path) -> list[Path]:
     # As `sha256sum --check SHA256SUMS` reads it.
     sums = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items())
     contents["SHA256SUMS"] = "".join(sums).encode()
-    try:
+    with file_errors(f"cannot write to {folder}", ModelError, then="; choose another"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in contents.items():
             with replacing(folder / name) as fresh:
                 fresh.write_bytes(data)
                 # They are public, and who serves with them may be another user.
                 fresh.chmod(0o644)
-    except OSError as error:
-        raise ModelError(f"cannot write to {folder}: {error.strerror}; choose another") from error
     return [folder / name for name in contents]
 
 

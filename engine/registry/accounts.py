@@ -11,7 +11,6 @@ from dataclasses import asdict, field, replace
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from msgspec import Struct
 from sqlalchemy import (
     CheckConstraint,
     Column,
@@ -64,7 +63,7 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from schema import frozen
+from schema import Value, frozen
 from schema.actors import Restriction, Role, describe_actor, fold_person
 from schema.people import Account
 
@@ -81,7 +80,7 @@ CARRIERS = Table(
 )
 
 
-class Carrier(Struct, frozen=True, rename={"code": "carrier"}):
+class Carrier(Value, rename={"code": "carrier"}):
     """A tenant. `line_limit`: how many open lines one holder may have with it. `time_zone` (IANA):
     that of its outlets without one; None for the deployment's."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Table, func, select
 
-from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
+from engine.errors import FourEyes, RequestError, SosieError, StorageFailed, file_errors
 from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
 from engine.registry.audit import (
     AUDIT,
@@ -102,26 +102,26 @@ def read_anchors(file: Path, deployment_id: str) -> Iterator[AnchoredHead]:
     """The heads of one deployment in a file of such lines, with whatever syslog put before each;
     `RequestError` where a line of it cannot be read, or there is none."""
     found = False
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for place, line in enumerate(lines, 1):
-                if '"audit_head"' not in line:
-                    continue
-                try:
-                    values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
-                    one = AnchoredHead(
-                        str(values["at"]),
-                        int(values["audit_number"]),
-                        bytes.fromhex(values["audit_head"]),
-                    )
-                    is_own = values["deployment_id"] == deployment_id
-                except (ValueError, TypeError, KeyError):
-                    raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
-                if is_own:
-                    found = True
-                    yield one
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror}") from None
+    with (
+        file_errors(f"{file} cannot be read"),
+        file.open(encoding="utf-8", errors="replace") as lines,
+    ):
+        for place, line in enumerate(lines, 1):
+            if '"audit_head"' not in line:
+                continue
+            try:
+                values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
+                one = AnchoredHead(
+                    str(values["at"]),
+                    int(values["audit_number"]),
+                    bytes.fromhex(values["audit_head"]),
+                )
+                is_own = values["deployment_id"] == deployment_id
+            except (ValueError, TypeError, KeyError):
+                raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
+            if is_own:
+                found = True
+                yield one
     if not found:
         raise RequestError(f"{file} holds no anchor of this deployment: name another file")
 

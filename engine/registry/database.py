@@ -51,6 +51,7 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
     advise_extra,
+    file_errors,
 )
 from engine.registry.vault import Vault
 from indexes.atomic_files import flush
@@ -437,17 +438,17 @@ def overwrite_journal(engine: Engine) -> None:
     if path is None:
         return
     # Nobody else writes while the write lock is held, and this transaction has no use for it.
-    with restructuring(engine):
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY), "wb", 0) as file:
-                size = os.fstat(file.fileno()).st_size
-                for start in range(0, size, _JOURNAL_BYTES):
-                    os.pwrite(file.fileno(), bytes(min(_JOURNAL_BYTES, size - start)), start)
-                os.fsync(file.fileno())
-                if size > _JOURNAL_BYTES:
-                    file.truncate(_JOURNAL_BYTES)
-        except OSError as error:
-            raise StorageFailed(f"{path} cannot be overwritten: {error.strerror}") from None
+    with (
+        restructuring(engine),
+        file_errors(f"{path} cannot be overwritten", StorageFailed),
+        os.fdopen(os.open(path, os.O_WRONLY), "wb", 0) as file,
+    ):
+        size = os.fstat(file.fileno()).st_size
+        for start in range(0, size, _JOURNAL_BYTES):
+            os.pwrite(file.fileno(), bytes(min(_JOURNAL_BYTES, size - start)), start)
+        os.fsync(file.fileno())
+        if size > _JOURNAL_BYTES:
+            file.truncate(_JOURNAL_BYTES)
 
 
 def journal_of(engine: Engine) -> Path | None:

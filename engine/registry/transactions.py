@@ -14,7 +14,7 @@ from threading import Event, Thread
 from sqlalchemy import Connection, Engine, bindparam, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy, file_errors
 from engine.registry import audit
 from engine.registry.audit import AuditEntry, AuditRecord
 from engine.registry.database import (
@@ -49,10 +49,8 @@ class FileLease:
     """`flock` on a file beside an SQLite database, which stays there when it is released."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        with file_errors(f"{path} cannot be opened", RegistryError):
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise RegistryError(f"{path} cannot be opened: {error.strerror}") from None
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

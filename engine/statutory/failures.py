@@ -15,8 +15,6 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median_low
 
-from msgspec import Struct
-
 from engine.accuracy.pair_scores import wilson_interval
 from engine.errors import RequestError
 from engine.matching.calibration import Rate
@@ -25,6 +23,7 @@ from engine.registry.database import Progress, untold
 from engine.registry.enrollments import AttemptRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
+from schema import Value
 from schema.reasons import About, Decision, Reason
 
 _ABOUT_FACE = frozenset(
@@ -39,7 +38,7 @@ Labels = Mapping[str, Mapping[str, str]]
 """Groups by column, of each document or enrollment."""
 
 
-class FailureCounts(Struct, frozen=True):
+class FailureCounts(Value):
     """The people of a group; rates are None where they are withheld. `seconds` is the median from
     the first try to the approval, of those who needed several."""
 
@@ -51,7 +50,7 @@ class FailureCounts(Struct, frozen=True):
     seconds: float | None
 
 
-class FailureReport(Struct, frozen=True):
+class FailureReport(Value):
     """Groups with at least `least` people, and how many more were withheld."""
 
     least: int

@@ -32,7 +32,7 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
 from engine.sweeps.groups import group_connected
-from schema import frozen
+from schema import StrictValue, frozen
 from schema.actors import Actor, fold_person
 from schema.cases import CaseState, Outcome
 from schema.lines import LineStatus
@@ -75,7 +75,7 @@ class Scope(StrEnum):
     EACH_CARRIER = "each_carrier"
 
 
-class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Layout(StrictValue):
     """The layout of a list: `columns` are headings with the field that stands under each.
 
     Of people: those with more than `most_lines` lines in use. Of outlets: those with at least

@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from engine.errors import NotFound, RegistryError
+from engine.errors import NotFound, RegistryError, file_errors
 from engine.registry.database import is_id
 from indexes.atomic_files import replacing
 from indexes.base import Ids
@@ -83,11 +83,9 @@ class SweepFolder:
 
     def make(self) -> None:
         """Creates the folder, and removes half-written files of a crash; `RegistryError`."""
-        try:
+        with file_errors(f"{self.path} cannot be created", RegistryError):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.drop_half_written()
-        except OSError as error:
-            raise RegistryError(f"{self.path} cannot be created: {error.strerror}") from None
 
     def files(self) -> Iterator[Path]:
         """The outputs of a done sweep, by name."""

@@ -22,13 +22,13 @@ from contextlib import contextmanager
 from io import BufferedReader
 from itertools import cycle
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.atomic_files import created
-from indexes.base import Flags, Ids, Octets, Positions, Vectors, overwrite_when_freed
+from indexes.base import Closing, Flags, Ids, Octets, Positions, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows, RowStore
@@ -85,7 +85,7 @@ class SealedWriter:
         return FileEntry(self._name, self._offset, digest, self._key)
 
 
-class SealedReader:
+class SealedReader(Closing):
     """Reads every byte of a file of `SealedWriter` once, in the same order.
 
     Use the arrays only after `verify`. A thread computes the digest of a chunk while it is
@@ -102,10 +102,7 @@ class SealedReader:
         if os.fstat(file.fileno()).st_size != entry.size_bytes:
             raise self._damaged("has the wrong size")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._digests.shutdown()
 
     def fill(self, array: NDArray[Any]) -> None:

@@ -17,10 +17,11 @@ from hmac import HMAC
 from typing import Annotated, Literal, Protocol
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from indexes.base import Ints, Octets
 from indexes.errors import SnapshotDamaged, SnapshotForeign
+from schema import StrictValue
 
 Buffer = bytes | memoryview
 
@@ -87,7 +88,7 @@ Name = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class Origin(Struct, frozen=True, forbid_unknown_fields=True):
+class Origin(StrictValue):
     """The deployment of a snapshot; if any field differs, its vectors are meaningless here.
 
     `precision` is the type to which vectors were rounded when they were added.
@@ -101,7 +102,7 @@ class Origin(Struct, frozen=True, forbid_unknown_fields=True):
     precision: str = "float32"
 
 
-class Header(Struct, frozen=True, forbid_unknown_fields=True):
+class Header(StrictValue):
     """Origin, number of references and watermark of a snapshot; `mark` is the caller's position of
     its store, which identifies this history."""
 
@@ -112,7 +113,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     version: int = FORMAT_VERSION
 
 
-class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class FileEntry(StrictValue):
     """A file: its random name, size, keyed digest in hex, and the name of its key."""
 
     name: Name
@@ -121,7 +122,7 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     key: str
 
 
-class SegmentEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class SegmentEntry(StrictValue):
     """The file of a sealed segment, and the shapes in it.
 
     `segment` is the segment's own name; codes are uint8[padded_rows, width], vectors
@@ -137,7 +138,7 @@ class SegmentEntry(Struct, frozen=True, forbid_unknown_fields=True):
     file: FileEntry
 
 
-class SnapshotManifest(Struct, frozen=True, forbid_unknown_fields=True):
+class SnapshotManifest(StrictValue):
     """A header, the file of the state, and those of the segments in the order of the state.
 
     `loose_rows` is the number of references in the state's file, which are in no segment.

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from engine.errors import ImageError, RequestError, SosieError
+from engine.errors import ImageError, SosieError, file_errors
 from engine.faces.extractor import Extracted, Extraction
 from engine.matching.calibration import Calibration, Rate, ThresholdRates
 from schema.decisions import Comparison, SeenFrame
@@ -258,10 +258,8 @@ def _write_vectors(
         for path, one in zip(paths, found, strict=True)
         if not isinstance(one, SosieError) and one.vector is not None
     ]
-    try:
+    with file_errors(f"{target} cannot be made"):
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise RequestError(f"{target} cannot be made: {error.strerror}") from None
     with os.fdopen(handle, "wb") as file:
         vectors = np.array([vector for _, vector in kept], dtype=np.float32)
         np.savez(file, images=np.array([name for name, _ in kept]), vectors=vectors)

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from engine.errors import ImageTooLarge, NotInstalled, RegistryError, RequestError, advise_extra
+from engine.errors import (
+    ImageTooLarge,
+    NotInstalled,
+    RegistryError,
+    RequestError,
+    advise_extra,
+    file_errors,
+)
 from engine.formatting import is_visible, size
 from schema import frozen
 from serving.errors import ExitCode, require_sound
@@ -159,12 +166,9 @@ def read_photograph(path: Path) -> bytes:
     from engine.faces.image_files import ImageLimits
 
     limit = ImageLimits().max_size_bytes
-    try:
-        with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            data = file.read(limit + 1) if size_bytes <= limit else b""
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    with file_errors(f"{path} cannot be read"), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size_bytes <= limit else b""
     if max(size_bytes, len(data)) > limit:
         raise ImageTooLarge(f"{path} is too large: send at most {size(limit)}")
     return data

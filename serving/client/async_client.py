@@ -100,7 +100,7 @@ class AsyncClient:
     ) -> tuple[matching.MatchResult, ...]:
         """Up to 256 items, each 1:1, 1:N or both; a result for each, in their order."""
         body = matching.MatchRequest(tuple(item.write() for item in items))
-        return (await self._send(post(matching.MatchResults, "match", body=body), options)).items
+        return (await self._post(options, matching.MatchResults, body, "match")).items
 
     async def make_templates(
         self, images: Sequence[bytes], options: Options = _USUAL

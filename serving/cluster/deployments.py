@@ -31,6 +31,7 @@ from engine.capacity import EXTRACTING_THREADS
 from engine.errors import DeviceFailed, RequestError, SosieError
 from engine.faces.embedder import CropEmbedder
 from engine.faces.extractor import Extractor
+from indexes.base import Floats, Octets
 from serving.api.app import build_app
 from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
@@ -54,11 +55,9 @@ from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     STUCK_S,
     CropCall,
-    Crops,
     EmbedderStatus,
     FallbackEmbedder,
     RemoteEmbedder,
-    Vectors,
     WatchedEmbedder,
     call_on_loop,
     describe_embedder,
@@ -324,7 +323,7 @@ class Embedder:
             raise
         self._queue = open_crop_queue(self._model.embed, model.session.batch_sizes)
 
-    async def embed(self, crops: Crops) -> Vectors:
+    async def embed(self, crops: Octets) -> Floats:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
         return await self._queue.ask(crops, len(crops))
 
@@ -353,12 +352,12 @@ class Embedder:
 
 
 def open_crop_queue(
-    embed: Callable[[Crops], Vectors], sizes: tuple[int, ...] = ()
-) -> Batcher[Crops, Vectors]:
+    embed: Callable[[Octets], Floats], sizes: tuple[int, ...] = ()
+) -> Batcher[Octets, Floats]:
     """Queue that batches crops before a model, by its `sizes` if any; the event loop stays free, so
     that a replica can say that it is alive. Ray bounds how many calls wait."""
 
-    def embed_all(batch: Batch[Crops, Vectors]) -> list[Vectors]:
+    def embed_all(batch: Batch[Octets, Floats]) -> list[Floats]:
         return share_out(batch, embed(np.concatenate([call.payload for call in batch])))
 
     ended = Interrupted("the embedder was lost meanwhile: ask again")
@@ -377,9 +376,9 @@ def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:
     # As for the registrar: both sides can import what travels.
     handle = handle.options(request_serialization="pickle", response_serialization="pickle")
 
-    async def send(crops: Crops) -> Vectors:
+    async def send(crops: Octets) -> Floats:
         try:
-            vectors: Vectors = await handle.embed.remote(crops)
+            vectors: Floats = await handle.embed.remote(crops)
         except BackPressureError:
             raise Busy("too many photographs wait for the embedder: ask again later") from None
         except DeviceFailed as error:

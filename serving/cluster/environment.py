@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from structlog.typing import FilteringBoundLogger
 
 from engine.capacity import EXTRACTING_THREADS
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError, advise_extra, file_errors
 from schema import frozen
 from serving.cluster import ingress_hook
 from serving.cluster.haproxy import (
@@ -309,11 +309,9 @@ def claim_folder(folder: Path) -> Path:
     place = folder.resolve()
     if len(str(place)) > LONGEST_FOLDER:
         raise RequestError(f"{place} is too long a path for sockets below it: choose a shorter one")
-    try:
+    with file_errors(f"{place} cannot be a folder"):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = place.stat()
-    except OSError as error:
-        raise RequestError(f"{place} cannot be a folder: {error.strerror}") from None
     if found.st_uid != os.geteuid():
         raise RequestError(f"{place} is another user's: choose a folder of your own")
     if stat.S_IMODE(found.st_mode) != 0o700:

@@ -21,6 +21,7 @@ from engine.errors import (
     RegistryExists,
     RequestError,
     SosieError,
+    file_errors,
 )
 from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
@@ -105,10 +106,8 @@ def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) ->
         if not home.exists():
             # rmdir removes it only if empty: another process may be making a home here too.
             undo.callback(_ignoring_errors(home.rmdir))
-        try:
+        with file_errors(f"{home} cannot be a folder"):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(f"{home} cannot be a folder: {error.strerror}") from None
         _close_to_others(home)
         vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
         undo.callback((home / KEY_RING_FILE).unlink)

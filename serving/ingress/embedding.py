@@ -8,13 +8,13 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Call, Lane, Refusals, share_out
 from engine.errors import DeviceFailed, SosieError
 from engine.faces.embedder import CropEmbedder, Embedder
 from engine.models.catalog import ModelCard
+from indexes.base import Floats, Octets
 from schema import frozen
 from serving.errors import Interrupted, ServiceRefusal
 from serving.telemetry.metrics import (
@@ -25,9 +25,7 @@ from serving.telemetry.metrics import (
     Meter,
 )
 
-Crops = NDArray[np.uint8]
-Vectors = NDArray[np.float32]
-CropCall = Callable[[Crops], Vectors]
+CropCall = Callable[[Octets], Floats]
 """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
 Called from worker threads."""
@@ -83,7 +81,7 @@ class WatchedEmbedder:
         self.embed(self.probe)
 
     @property
-    def probe(self) -> Crops:
+    def probe(self) -> Octets:
         """A crop that shows whether the model still embeds."""
         side_px = self._embedder.side_px
         return np.zeros((1, side_px, side_px, 3), np.uint8)
@@ -93,7 +91,7 @@ class WatchedEmbedder:
         """True where it is unfit, or failed so often in a row that a new process must take over."""
         return bool(self._unfit) or self._failures >= FAILURES
 
-    def embed(self, crops: Crops) -> Vectors:
+    def embed(self, crops: Octets) -> Floats:
         """`Embedder.embed`."""
         thread = threading.get_ident()
         self._began[thread] = time.monotonic()
@@ -107,7 +105,7 @@ class WatchedEmbedder:
         self._failures, self._failure = 0, ""
         return vectors
 
-    def judge_probe(self, vectors: Vectors) -> None:
+    def judge_probe(self, vectors: Floats) -> None:
         """Judges the model's numbers of `probe`: of a black crop too it makes numbers, if it is
         fit."""
         if not np.isfinite(vectors).all():
@@ -168,7 +166,7 @@ class FallbackEmbedder:
         self.flip, self.dim, self.side_px = remote.flip, remote.dim, remote.side_px
         self.prefers_large_batches = remote.prefers_large_batches
 
-    def embed(self, crops: Crops) -> Vectors:
+    def embed(self, crops: Octets) -> Floats:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], by whichever embeds."""
         if time.monotonic() >= self._asked_again_at:
             try:
@@ -204,7 +202,7 @@ class RemoteEmbedder:
         self._call, self._timeout_s = call, timeout_s
         crop_bytes = 3 * self.side_px * self.side_px
         most = max(1, min(MAX_PART_CROPS, MAX_PART_BYTES // crop_bytes))
-        self._queue: Batcher[Crops, Vectors] = Batcher(
+        self._queue: Batcher[Octets, Floats] = Batcher(
             self._embed_all,
             [Lane(most, splits=True)],
             Refusals(full=LOST, late=LOST, closed=LOST, ended=LOST),
@@ -231,7 +229,7 @@ class RemoteEmbedder:
         """One call with many crops costs what one with few does."""
         return True
 
-    def embed(self, crops: Crops) -> Vectors:
+    def embed(self, crops: Octets) -> Floats:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
         Raises what the call raises, and `Interrupted` where its answer cannot be one, or comes
@@ -246,7 +244,7 @@ class RemoteEmbedder:
             asked.cancel()
             raise Interrupted("the embedder did not answer in time: ask again") from None
 
-    def _embed_all(self, batch: Batch[Crops, Vectors]) -> list[Vectors]:
+    def _embed_all(self, batch: Batch[Octets, Floats]) -> list[Floats]:
         crops = np.concatenate([call.payload for call in batch])
         vectors = np.asarray(self._call(crops))
         # A deployment that runs another model would give vectors that compare with nothing.
@@ -256,14 +254,14 @@ class RemoteEmbedder:
 
 
 def call_on_loop(
-    send: Callable[[Crops], Coroutine[Any, Any, Vectors]],
+    send: Callable[[Octets], Coroutine[Any, Any, Floats]],
     loop: asyncio.AbstractEventLoop,
     timeout_s: float,
 ) -> CropCall:
     """A call for worker threads from one that must be made on an event loop, never for that loop
     itself. `Interrupted` where no answer comes in time."""
 
-    def call(crops: Crops) -> Vectors:
+    def call(crops: Octets) -> Floats:
         pending = asyncio.run_coroutine_threadsafe(send(crops), loop)
         try:
             return pending.result(timeout_s)

@@ -35,6 +35,7 @@ from engine.matching.documents import CheckedDocument
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
+from schema import Value
 from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
 from serving.deployment.deployment import Deployment
 from serving.settings.terms import AuthoritySettings
@@ -57,11 +58,11 @@ _OUTAGES = frozenset(
 """What opens the breaker: not a refusal, which may be of one document."""
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _Record(Value):
     """Others' fields are ignored."""
 
     standing: Standing | Annotated[list[Standing], Meta(min_length=1, max_length=8)]
-    differs: Annotated[list[Difference], Meta(max_length=8)] = []
+    differs: Annotated[tuple[Difference, ...], Meta(max_length=8)] = ()
     number: Annotated[str, Meta(max_length=200)] | None = None
     reference: Annotated[str, Meta(max_length=MAX_REFERENCE_LENGTH, pattern="^[!-~]*$")] | None = (
         None
@@ -69,7 +70,7 @@ class _Record(msgspec.Struct, frozen=True):
     face_score: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _Answer(Value):
     request_id: str
     records: Annotated[list[_Record], Meta(max_length=MOST_RECORDS)]
 

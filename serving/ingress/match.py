@@ -7,13 +7,12 @@ from typing import Self
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
-from indexes.base import exact_score, exact_scores
+from indexes.base import Floats, exact_score, exact_scores
 from schema import frozen
 from schema.reasons import Reason, shows_another
 from serving.access.authorization import Holder, ShowCandidate, order_candidates
@@ -32,7 +31,6 @@ from serving.wire.matching import (
     MatchResult,
 )
 
-Vector = NDArray[np.float32]
 Slot = tuple[int, str]
 """The place of an item, and which of its faces."""
 PROBE, REFERENCE = "probe", "reference"
@@ -131,7 +129,7 @@ def _verify(
     """By place: the error of every item that has one, and the 1:1 of those that ask for it."""
     errors: dict[int, ItemError] = {}
     compared: list[tuple[int, float, tuple[FaceVector, FaceVector]]] = []
-    pairs: list[Vector] = []
+    pairs: list[Floats] = []
     for place in range(len(batch.items)):
         probe, reference = faces[place, PROBE], faces.get((place, REFERENCE))
         if isinstance(probe, ItemError):
@@ -194,7 +192,7 @@ async def _identify(
     }
 
 
-def score_pairs(pairs: Sequence[Vector]) -> list[float]:
+def score_pairs(pairs: Sequence[Floats]) -> list[float]:
     """The scores of vectors float32[d], each with the next: of 2n of them, n."""
     if len(pairs) == 2:
         return [exact_score(*pairs)]
@@ -204,7 +202,7 @@ def score_pairs(pairs: Sequence[Vector]) -> list[float]:
     return scores
 
 
-def read_sample(sample: Sample | ImageError) -> Vector | ItemError:
+def read_sample(sample: Sample | ImageError) -> Floats | ItemError:
     """The vector of a photograph that is fit for matching, else what is wrong with it."""
     if isinstance(sample, ImageError):
         return describe_problem(sample)

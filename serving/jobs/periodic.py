@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from engine.errors import ClockImplausible, RequestError, SosieError
+from engine.errors import ClockImplausible, RequestError, SosieError, file_errors
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
@@ -446,11 +446,8 @@ def write_certificate(made: Certificate) -> dict[str, Any]:
 
 def read_certificate(path: Path) -> Certificate:
     """The certificate in a file; `RequestError` where it has none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from None
+    with file_errors(f"{path} cannot be read"), path.open("rb") as file:
+        data = file.read(MAX_BYTES)
     kinds: tuple[type[Certificate], ...] = (ErasureCertificate, RetentionCertificate)
     for kind in kinds:
         with suppress(msgspec.DecodeError):

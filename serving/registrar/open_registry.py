@@ -21,14 +21,13 @@ from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.enrollments import InFlight
 from engine.registry.store import Reader, Store
-from indexes.base import check_threshold, check_vectors
+from indexes.base import Floats, check_threshold, check_vectors
 from indexes.gallery import Gallery
 from schema import frozen
 from schema.decisions import Comparison
 from serving.deployment.backups import BackupManager
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted
-from serving.registrar.protocol import Probes
 from serving.sweeps.manager import SweepManager
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
@@ -43,7 +42,7 @@ _REFUSALS = Refusals(
 )
 
 Answers = list[FoundHolders]
-_Search = tuple[Probes, float]
+_Search = tuple[Floats, float]
 """Rows, and the threshold of their search."""
 
 
@@ -81,7 +80,7 @@ class SearchQueue:
         return self._queue.is_alive
 
     def submit(
-        self, probes: Probes, threshold: float, timeout_s: float | None = None
+        self, probes: Floats, threshold: float, timeout_s: float | None = None
     ) -> Future[Answers]:
         """The references at or above the threshold for each row of float32[n, d]: the best
         `MOST_CANDIDATES`, and how many there are. `Busy` at once where too many wait,

@@ -56,7 +56,7 @@ from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupRecord
 from serving.errors import Interrupted
 from serving.registrar.open_registry import OpenRegistry
-from serving.registrar.protocol import CallContext, HolderFace, LineTarget, Probes
+from serving.registrar.protocol import CallContext, HolderFace, LineTarget
 from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
 from serving.webhooks.keeper import WebhookChanges
@@ -139,12 +139,12 @@ class Operations:
             raise outcome
         return outcome
 
-    async def identify(self, probes: Probes, threshold: float) -> list[FoundHolders]:
+    async def identify(self, probes: Floats, threshold: float) -> list[FoundHolders]:
         with self._guard as guard:
             guard.hold_faces(len(probes))
             return await self._search(probes, threshold, guard)
 
-    async def _search(self, probes: Probes, threshold: float, guard: Guard) -> list[FoundHolders]:
+    async def _search(self, probes: Floats, threshold: float, guard: Guard) -> list[FoundHolders]:
         carrier = self._context.carrier
         await asyncio.to_thread(guard.require_search)
         # A tenant's near misses are counted, and not shown.

@@ -8,9 +8,6 @@ from dataclasses import field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
 from schema import frozen
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from engine.registry.people import DeathRecord
     from engine.registry.references import SecondTemplate
     from engine.sweeps.estimate import ExpectedSweep, SweepOrder
+    from indexes.base import Floats
     from schema.decisions import RecordedLiveness, RecordedProof
     from schema.documents import Document, ErasureCertificate
     from schema.lines import LineEventKind
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     from serving.wire.cases import OutcomeRequest, ReopenRequest
     from serving.wire.sweeps import Group, GroupPage
     from serving.wire.webhooks import ChangedWebhook, NewWebhook, Webhook, WebhookSecret
-
-
-Probes = NDArray[np.float32]
 
 
 @frozen
@@ -183,7 +178,7 @@ class RegistrarClient(ABC):
     enroll: Ask[[EnrollmentRequest, CallContext], Answer]
     """Judges one activation; the answer is durable and visible. A call that is cancelled, or
     whose time runs out while it waits, is dropped before it commits."""
-    identify: Ask[[Probes, float, CallContext], list[FoundHolders]]
+    identify: Ask[[Floats, float, CallContext], list[FoundHolders]]
     """1:N for rows float32[n, d], beside the writer; one audit entry for the call. Each lists
     its best `MOST_CANDIDATES`, and counts all."""
     check_line: Ask[[LineTarget, HolderFace, CallContext], HolderCheck]

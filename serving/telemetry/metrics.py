@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psutil
 import structlog
@@ -29,6 +29,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import IMAGE_ERRORS
 from engine.registry.vault import Vault
+from indexes.base import Closing
 from schema.phases import Phase
 from schema.reasons import Decision, Reason
 from schema.sweeps import SweepState
@@ -344,7 +345,7 @@ LOOPBACK = "127.0.0.1"
 RETRY_S = 3.0
 
 
-class Exporter:
+class Exporter(Closing):
     """Serves a registry on 127.0.0.1 from the first process that gets the port; another takes over
     within `retry_s`."""
 
@@ -376,9 +377,3 @@ class Exporter:
         """Frees the port."""
         self._closed.set()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -6,12 +6,12 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from schema import documents
+from schema import StrictValue, Value, documents
 from schema.decoding import prepare
 from schema.people import ProofWay
 from schema.reasons import PhotographKind
@@ -91,8 +91,7 @@ class Template(bytes):
         return f"Template({len(self)} bytes)"
 
 
-@dataclass_transform(frozen_default=True)
-class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
+class RequestBody(StrictValue):
     """What a client sends: nothing unforeseen in it, and nothing of it in a repr or an error."""
 
     def __post_init__(self) -> None:
@@ -116,8 +115,7 @@ class QueryString(RequestBody):
     repeated: ClassVar[frozenset[str]] = frozenset()
 
 
-@dataclass_transform(frozen_default=True)
-class AnswerBody(Struct, frozen=True):
+class AnswerBody(Value):
     """What an answer holds. Later versions may add to it: clients ignore what they don't know."""
 
 

@@ -11,7 +11,6 @@ waits, and people have a case.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Self
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, TooManySearches
@@ -28,6 +27,7 @@ from engine.registry.database import is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, InFlight, Tally
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner, Writer
+from indexes.base import Closing
 from schema import frozen
 from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
@@ -210,7 +210,7 @@ def find_case(limits: Limits, registry: Reader, caller: Caller, name: str) -> Ne
     )
 
 
-class Guard:
+class Guard(Closing):
     """Bounds and counts what one call finds out of holders, from its question to its end.
 
     Bounds are asked before anything is compared, and what is in flight counts meanwhile; what is
@@ -234,10 +234,7 @@ class Guard:
         # The count of faces that are searched for; of those who are no carrier's there is none.
         self._faces = [] if caller.carrier is None else [f"{_FACES}:{caller.carrier}"]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._in_flight.remove(self._held)
         self._held.clear()
 

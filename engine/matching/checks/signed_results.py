@@ -15,7 +15,8 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
-from engine.errors import RequestError
+from engine.errors import RequestError, file_errors
+from schema import Value
 from schema.decoding import prepare
 
 MAX_TOKEN_LENGTH = 4096
@@ -29,7 +30,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 _Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 
 
-class SignedClaims(msgspec.Struct, frozen=True, kw_only=True):
+class SignedClaims(Value, kw_only=True):
     """What every signed result says; other claims are ignored, as RFC 7519 has it."""
 
     iss: _Name
@@ -96,11 +97,8 @@ def _decode(text: str) -> bytes:
 
 def read_token(path: Path) -> str:
     """The result in a file; `RequestError` where there is none."""
-    try:
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_LENGTH + 2).strip()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}: name the file with the result") from None
+    with file_errors(str(path), then=": name the file with the result"), path.open("rb") as file:
+        token = file.read(MAX_TOKEN_LENGTH + 2).strip()
     if not token or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
         raise RequestError(f"{path}: give the file with the signed result, a compact JWS")
     return token.decode("ascii")

@@ -18,11 +18,12 @@ from engine.batching import Call
 from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from indexes.base import Floats, Octets
 from serving.cluster import deployments, ingress_hook
 from serving.cluster.deployments import IDLE_S, Embedder, Ingress, _call_embedder, open_crop_queue
 from serving.cluster.environment import Site
 from serving.errors import Interrupted, NotReady
-from serving.ingress.embedding import FAILURES, Crops, Vectors
+from serving.ingress.embedding import FAILURES
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import Meter
@@ -58,7 +59,7 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
     sizes: list[int] = []
     entered, gate = threading.Event(), threading.Event()
 
-    def embed(crops: Crops) -> Vectors:
+    def embed(crops: Octets) -> Floats:
         sizes.append(len(crops))
         entered.set()
         assert gate.wait(120)

@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import DeviceFailed, RequestError
 from engine.faces.embedder import Embedder
+from indexes.base import Floats, Octets
 from serving.deployment.models import (
     INGRESS_UNUSED,
     open_embedder,
@@ -19,10 +20,8 @@ from serving.deployment.models import (
 from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     FAILURES,
-    Crops,
     FallbackEmbedder,
     RemoteEmbedder,
-    Vectors,
     WatchedEmbedder,
     tell_unused,
 )
@@ -112,7 +111,7 @@ def test_the_cpu_embeds_while_the_embedder_is_away_and_its_vectors_are_the_same(
 ) -> None:
     asked: list[int] = []
 
-    def call(crops: Crops) -> Vectors:
+    def call(crops: Octets) -> Floats:
         asked.append(len(crops))
         raise raised
 
@@ -126,7 +125,7 @@ def test_the_cpu_embeds_while_the_embedder_is_away_and_its_vectors_are_the_same(
 
 
 def test_an_embedder_that_is_busy_is_there(local) -> None:
-    def call(_: Crops) -> Vectors:
+    def call(_: Octets) -> Floats:
         raise Busy("too many photographs wait")
 
     with closing(RemoteEmbedder(local.card, False, call, 120)) as remote, pytest.raises(Busy):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from engine.errors import ModelDamaged
 from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extractor
 from engine.models.catalog import ModelCard, builtin_card, read_model
+from indexes.base import Floats, Octets
 from serving.deployment.models import (
     build_extractor,
     extractor_config,
@@ -35,8 +35,6 @@ from serving.ingress.embedding import (
 from serving.settings.settings import Settings, make_settings
 from tests.waiting import wait_until
 
-Crops = NDArray[np.uint8]
-Vectors = NDArray[np.float32]
 CARD = builtin_card("sface")
 
 
@@ -47,7 +45,7 @@ class Recorded:
         self.shapes: list[tuple[int, ...]] = []
         self._embedder = embedder
 
-    def __call__(self, crops: Crops) -> Vectors:
+    def __call__(self, crops: Octets) -> Floats:
         self.shapes.append(crops.shape)
         return self._embedder.embed(crops)
 
@@ -87,7 +85,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def crops_of(count: int, side: int = 112) -> Crops:
+def crops_of(count: int, side: int = 112) -> Octets:
     return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
@@ -139,7 +137,7 @@ def test_no_crops_are_no_call(remote, place) -> None:
 def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(place, monkeypatch) -> None:
     sizes: list[int] = []
 
-    def call(crops: Crops) -> Vectors:
+    def call(crops: Octets) -> Floats:
         sizes.append(crops.nbytes)
         return np.zeros((len(crops), 128), np.float32)
 
@@ -165,7 +163,7 @@ def test_an_answer_that_is_none_of_this_model_is_refused(place, answer: Any) -> 
 def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(loop, remote, place) -> None:
     seen: list[asyncio.AbstractEventLoop] = []
 
-    async def send(crops: Crops) -> Vectors:
+    async def send(crops: Octets) -> Floats:
         seen.append(asyncio.get_running_loop())
         return remote(crops)
 
@@ -180,7 +178,7 @@ def test_crops_that_are_asked_for_meanwhile_travel_in_one_call_and_each_asker_ge
     sizes: list[int] = []
     begun, goes_on = threading.Semaphore(0), threading.Semaphore(0)
 
-    def call(crops: Crops) -> Vectors:
+    def call(crops: Octets) -> Floats:
         sizes.append(len(crops))
         begun.release()
         assert goes_on.acquire(timeout=120)
@@ -218,7 +216,7 @@ def test_crops_that_are_asked_for_meanwhile_travel_in_one_call_and_each_asker_ge
 def test_a_call_without_an_answer_in_time_is_interrupted(loop, place) -> None:
     cancelled = threading.Event()
 
-    async def send(_: Crops) -> Vectors:
+    async def send(_: Octets) -> Floats:
         try:
             await asyncio.sleep(60)
         finally:
@@ -237,7 +235,7 @@ def test_a_call_without_an_answer_in_time_is_interrupted(loop, place) -> None:
 def test_a_lost_embedder_may_be_asked_again_and_an_error_of_ours_stays_what_it_is(
     loop, failure: Exception, expected: type[Exception]
 ) -> None:
-    async def send(_: Crops) -> Vectors:
+    async def send(_: Octets) -> Floats:
         raise failure
 
     with pytest.raises(expected) as refused:
