@@ -405,32 +405,29 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
             place = f"{{ var(txn.place) -m str {name} }}"
             of_key = max(1, math.ceil(bound * config.key_share))
             yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
-            yield from _refuse(key, name, place, "sc_conn_cur(2)", "sc_conn_cur(2)", of_key, 2)
+            yield from _refuse(key, name, place, of_key, 2, own=2)
             table, of_carrier = _name(f"{name}-carrier"), math.ceil((bound + of_key) / 2)
             yield f"http-request track-sc4 var(txn.carrier) table {table} if {place}"
-            yield from _refuse(
-                carrier, name, place, "sc_conn_cur(4)", "sc_conn_cur(2)", of_carrier, 4
-            )
+            yield from _refuse(carrier, name, place, of_carrier, 4, own=2)
         for lane_name in (name, *(lane.name for lane in LANES if lane.of == name)):
-            count = f"be_conn({OWN if name == 'own' else f'{OWN}-{lane_name}'})"
             in_lane = f"{{ var(txn.lane) -m str {lane_name} }}"
             yield f"http-request track-sc5 str({lane_name}) table {_name('places')} if {in_lane}"
-            own = "sc_conn_cur(4)" if config.key_share < 1 else count
-            yield from _refuse(full, name, in_lane, count, own, bound - 1, 5)
+            yield from _refuse(full, name, in_lane, bound, 5, own=4 if config.key_share < 1 else 5)
     yield "http-request set-priority-class sc_conn_cur(4)"
     yield "http-after-response set-status 429 if { var(txn.waited) -m bool }"
 
 
-def _refuse(
-    rule: str, of: str, where: str, count: str, own: str, most: int, slot: int
-) -> Iterator[str]:
-    """Rules that refuse what is above `most`, or above a share of it while the tracked `slot`
-    counts refusals and, but for matches, photographs wait. Then who has `own` of at most half the
-    share goes on: others that are slow would keep them out."""
+def _refuse(rule: str, of: str, where: str, most: int, slot: int, *, own: int) -> Iterator[str]:
+    """Rules that refuse what is above `most` of those that the tracked `slot` counts, or above a
+    share of it while the slot counts refusals and, but for matches, photographs wait. Then who has
+    at most half the share in its `own` slot goes on: others that are slow would keep them out.
+    Refusals are forgotten when the one before was the last: no queue stands any more."""
+    count, lately = f"sc_conn_cur({slot})", f"{{ sc_get_gpc0({slot}) gt 0 }}"
     late = "" if of == "match" else f" {{ var({SAMPLED_MS}) -m int gt {LATE_MS} }}"
     over, share = f"{where} {{ {count} gt {most} }}", max(1, int(most * STANDING_SHARE))
-    stands = f"{where} {{ {count} gt {share} }} {{ sc_gpc0_rate({slot}) gt 0 }}{late}"
-    stands += f" {{ {own} gt {share // 2} }}"
+    stands = f"{where} {{ {count} gt {share} }} {lately} {{ sc_gpc0_rate({slot}) gt 0 }}{late}"
+    stands += f" {{ sc_conn_cur({own}) gt {share // 2} }}"
+    yield f"http-request set-var(txn.forgotten) sc_clr_gpc0({slot}) if {where} {{ {count} eq 1 }}"
     yield f"http-request sc-inc-gpc0({slot}) if {over} || {stands}"
     yield f"{rule} if {over} || {stands}"
 

@@ -109,14 +109,16 @@ def test_after_a_refusal_a_share_of_the_bound_of_matches_holds_until_none_follow
         proxied.release(held)
 
 
-def test_of_the_smallest_bound_one_passes_right_after_a_refusal(tmp_path_factory) -> None:
-    config, asked = replace(CONFIG, match_ongoing=2, key_share=0.5), ("/v1/match", "POST")
+@pytest.mark.parametrize("bound", [1, 8])
+def test_when_none_is_left_the_whole_bound_holds_at_once(tmp_path_factory, bound: int) -> None:
+    config, asked = replace(CONFIG, match_ongoing=bound), ("/v1/match", "POST")
     with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
-        held = proxied.hold(1, *asked)
+        held = proxied.hold(bound, *asked)
         assert proxied.ask(*asked)[0] == 429
-        proxied.release(held)
-        # Refused tries do not let the second pass in which all would be let in again.
-        wait_until(lambda: proxied.ask(*asked)[0] == 200)
+        proxied.release_some(bound, held)
+        shown = (proxied.folder / "admin.sock", "show table sosie-places", 5)
+        wait_until(lambda: " conn_cur=0" in command(*shown).split("key=match ")[1])
+        proxied.release(proxied.hold(bound, *asked))
 
 
 @pytest.mark.parametrize("carrier", [1, 3])
@@ -144,10 +146,8 @@ def test_of_enrollments_it_holds_only_while_photographs_take_long(
         held = proxied.hold(8, *asked)
         assert proxied.ask(*asked)[0] == 429
         proxied.release_some(3, held)
-        if sampled_ms > 200:
-            assert proxied.ask(*asked)[0] == 429
-        else:
-            held += proxied.hold(1, *asked)
+        assert sampled_ms < 200 or proxied.ask(*asked)[0] == 429
+        held += proxied.hold(1, *asked) if sampled_ms < 200 else []
         proxied.release(held)
         status, headers, _ = proxied.ask(*asked)
         assert (status, SAMPLED in headers) == (200, False)
@@ -223,7 +223,7 @@ def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
     servers = [ServerConfig(f"s{port}", host, port) for port, host in enumerate(hosts, start=1)]
     amended = amend(generate(tmp_path, find_port(), servers).read_text(), CONFIG, tmp_path)
     for lane, each in (("match", CONFIG.match_ongoing), ("enroll", CONFIG.enroll_ongoing)):
-        assert f"be_conn(http-sosie-{lane}) gt {each * ingresses - 1} " in amended
+        assert f"-m str {lane} }} {{ sc_conn_cur(5) gt {each * ingresses} }}" in amended
 
 
 @pytest.mark.parametrize(
