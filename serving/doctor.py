@@ -372,6 +372,9 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     opened = {way for one in (rules.usual, *rules.own.values()) for way in one.proofs}
     if closed := sorted(opened - deployment.settings.proofs.signed):
         detail += f"; nobody signs for {', '.join(closed)}, which the rules open"
+    if least := max(one.filing_persons for one in (rules.usual, *rules.own.values())):
+        stored = deployment.store.counts()["live_references"]
+        detail += f"; faces stored: {stored:,}; from {least:,} persons on it is to be filed"
     if unkept := sorted(one for one in known if one in deployment.people.unkept):
         detail += f"; of {', '.join(unkept)} no face is added, and earlier ones stay"
         said = deployment.settings.people

@@ -61,7 +61,8 @@ class RulesAbout(Value, kw_only=True):
     bounds those in use, `channel_limits` those of whoever opens one by a channel, `day_limit` those
     opened within 24 hours; each further one is approved over the first, at most `approval_h` ago;
     0: no limit. `keep_faces`: what becomes of faces, where they say it; `proofs`, `verified_by` and
-    `face_tries` are as `[people]` has them. `source` and `note` say whose rules they are, and how
+    `face_tries` are as `[people]` has them. From `filing_persons` stored on the authority wants to
+    be told; 0: never. `source` and `note` say whose rules they are, and how
     far these follow them, `checked_on` when somebody last read the source."""
 
     title: str = ""
@@ -76,6 +77,7 @@ class RulesAbout(Value, kw_only=True):
     proofs: Mapping[ProofWay, ProofBrings] = {}
     verified_by: tuple[ProofWay, ...] = ()
     face_tries: int = 0
+    filing_persons: int = 0
 
     def tell_limits(self, person_limit: int) -> str:
         """The limits on the lines of a person, as people read them."""

@@ -153,9 +153,10 @@ def test_rules_that_loop_are_refused_by_name(full_home, sosie, assert_refused, t
 
 
 def test_rules_of_a_carrier_that_is_not_there_are_told(full_home, sosie) -> None:
-    env = {"SOSIE_LINES__CARRIERS": json.dumps({"blue": "vietnam", "rde": "vietnam"})}
+    env = {"SOSIE_LINES__CARRIERS": json.dumps({"blue": "china", "rde": "vietnam"})}
     told = sosie("doctor", "--home", full_home, "--json", env=env).check("lines")
     assert told["state"] == "warning"
+    assert "; faces stored: 1; from 100,000 persons on it is to be filed" in told["detail"]
     assert told["detail"].endswith("there is no carrier rde")
     env = {
         "SOSIE_LINES__RULES": "vietnam",
