@@ -369,10 +369,10 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {rules.usual.tell_limits(limits.person_limit)}"
-    opened = {way for one in (rules.usual, *rules.own.values()) for way in one.proofs}
+    opened = {way for one in rules.sets for way in one.proofs}
     if closed := sorted(opened - deployment.settings.proofs.signed):
         detail += f"; nobody signs for {', '.join(closed)}, which the rules open"
-    if least := max(one.filing_persons for one in (rules.usual, *rules.own.values())):
+    if least := rules.filing_persons:
         stored = deployment.store.counts()["live_references"]
         detail += f"; faces stored: {stored:,}; from {least:,} persons on it is to be filed"
     if unkept := sorted(one for one in known if one in deployment.people.unkept):
@@ -398,7 +398,7 @@ def _find_strays(deployment: Deployment) -> list[str]:
     """Channels without an outlet, and outlets that there are not: no limit or level of liveness
     holds for them."""
     rules, channels = deployment.line_rules, deployment.settings.lines.channels
-    limited = {key for one in (rules.usual, *rules.own.values()) for key in one.channel_limits}
+    limited = {key for one in rules.sets for key in one.channel_limits}
     levels = [key for one in deployment.liveness.terms.rules.values() for key in one.at_least]
     limited |= {key for key in levels if isinstance(key, Channel)}
     unknown = {*channels}.difference(deployment.store.outlets([*channels]))

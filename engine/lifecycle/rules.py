@@ -62,8 +62,8 @@ class RulesAbout(Value, kw_only=True):
     opened within 24 hours; each further one is approved over the first, at most `approval_h` ago;
     0: no limit. `keep_faces`: what becomes of faces, where they say it; `proofs`, `verified_by` and
     `face_tries` are as `[people]` has them. From `filing_persons` stored on the authority wants to
-    be told; 0: never. `source` and `note` say whose rules they are, and how
-    far these follow them, `checked_on` when somebody last read the source."""
+    be told; 0: never. `source` and `note` say whose rules they are, and how far these follow them,
+    `checked_on` when somebody last read the source."""
 
     title: str = ""
     source: str = ""
@@ -126,10 +126,20 @@ class LineRules:
     usual: RuleSet = field(default_factory=RuleSet)
     own: Mapping[str, RuleSet] = field(default_factory=dict)
 
+    @property
+    def sets(self) -> tuple[RuleSet, ...]:
+        """All of them."""
+        return self.usual, *self.own.values()
+
+    @property
+    def filing_persons(self) -> int:
+        """From so many persons stored on an authority wants to be told; 0: none does."""
+        return min(filter(None, (one.filing_persons for one in self.sets)), default=0)
+
     def list_old(self, today: date) -> list[str]:
         """Titles of the sets whose source nobody has read lately, as they say."""
-        sets = {one.title: one.checked_on for one in (self.usual, *self.own.values())}
-        return sorted(title for title, on in sets.items() if on and on + CHECKED_FOR < today)
+        dated = {one.title: on for one in self.sets if (on := one.checked_on)}
+        return sorted(title for title, on in dated.items() if on + CHECKED_FOR < today)
 
     def limit(self, person_limit: int, channels: Mapping[str, Channel]) -> LineLimits:
         """The limits on lines of a person over all carriers, `person_limit` in place of the usual

@@ -157,12 +157,12 @@ def _describe_due(call: Call) -> Answer:
     crops = deployment.settings.crops
     step_at = deployment.store.life.next_step_at()
     answer = {
-        "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
-        "due": {kind.value: one.rows for kind, one in due.items()},
-        "held": {kind.value: one.held for kind, one in due.items()},
+        "until": until,
+        "due": {kind: one.rows for kind, one in due.items()},
+        "held": {kind: one.held for kind, one in due.items()},
         "crops": {"keep": crops.keep, "days": crops.days, "hold_days": crops.hold_days},
         "daily_at": schedule.daily_at or None,
-        "line_step_at": None if step_at is None else step_at.isoformat(),
+        "line_step_at": step_at,
         "clock_fault": fault,
     }
     kept = {kind: (now - moment).days for kind, moment in until.items()}
