@@ -369,7 +369,7 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {rules.usual.tell_limits(limits.person_limit)}"
-    opened = {way for one in rules.sets for way in one.proofs}
+    opened = set().union(*(one.proofs for one in rules.sets))
     if closed := sorted(opened - deployment.settings.proofs.signed):
         detail += f"; nobody signs for {', '.join(closed)}, which the rules open"
     if least := rules.filing_persons:
