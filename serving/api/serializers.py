@@ -310,15 +310,15 @@ def _decided_before(
 
 
 def outlet(store: Reader, record: Outlet) -> cases.OutletState:
-    return outlets(store, [record])[0]
+    return outlets(store, [record], cases.OutletState)[0]
 
 
-def outlets(store: Reader, records: Sequence[Outlet]) -> tuple[cases.OutletState, ...]:
+def outlets(store: Reader, records: Sequence[Outlet], kind: type[S]) -> tuple[S, ...]:
     """Outlets, each with what recent liveness checks brought there."""
     told = outlet_liveness(store, [one.code for one in records])
     return tuple(
         of_record(
-            cases.OutletState,
+            kind,
             one,
             outlet=one.code,
             refused_attempts=one.refused_attempts or 0,
@@ -403,10 +403,11 @@ def sweep_precision(
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
     proposed = judged.propose_threshold(plain, wanted)
-    return sweeps.Precision(
-        **_precision_fields(whole),
+    return _precision(
+        sweeps.Precision,
+        whole,
         thresholds=tuple(
-            sweeps.PrecisionAt(**_precision_fields(found), threshold=step)
+            _precision(sweeps.PrecisionAt, found, threshold=step)
             for step, found in zip(steps, judged.measure_at(pairs, steps, sweep_id), strict=True)
         ),
         kinds=tuple(map(_case_outcomes, judged.count_by("kind", decisions.closed, sweep_id))),
@@ -426,16 +427,10 @@ def _case_outcomes(found: Outcomes) -> sweeps.CaseOutcomes:
     return of_record(sweeps.CaseOutcomes, found, rate, precision=rate.value)
 
 
-def _precision_fields(found: judged.MeasuredPrecision) -> dict[str, Any]:
-    rate = found.rate
-    return {
-        "judged": found.judged,
-        "confirmed": found.confirmed,
-        "precision": None if rate is None else rate.value,
-        "low": None if rate is None else rate.low,
-        "high": None if rate is None else rate.high,
-        "cases": found.cases,
-    }
+def _precision(kind: type[S], found: judged.MeasuredPrecision, **more: Any) -> S:
+    names = {"precision": "value", "low": "low", "high": "high"}
+    rate = {name: getattr(found.rate, source, None) for name, source in names.items()}
+    return of_record(kind, found, **rate, **more)
 
 
 # -- Oversight --------------------------------------------------------------------------------

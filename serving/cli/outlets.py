@@ -21,7 +21,6 @@ from schema.reasons import Decision
 from serving.access.authentication import make_key
 from serving.access.authorization import MIN_BURST
 from serving.api import serializers
-from serving.api.serializers import outlet_liveness
 from serving.cli.cases import MOST_CASES, QueueOptions, State
 from serving.cli.inputs import argument, option, read_date, require_code, require_words
 from serving.cli.output import Answer, Call, Listing, columns, command, done, escape, next_page
@@ -127,17 +126,7 @@ def list_outlets(
     what liveness checks brought in 90 days."""
     store = call.store
     found = [one for one in store.all_outlets() if carrier in (None, one.carrier)]
-    told = outlet_liveness(store, [one.code for one in found])
-    outlets = [
-        of_record(
-            ListedOutlet,
-            one,
-            outlet=one.code,
-            refused_attempts=one.refused_attempts or 0,
-            liveness=told[one.code],
-        )
-        for one in with_reasons(store, found)
-    ]
+    outlets = serializers.outlets(store, with_reasons(store, found), ListedOutlet)
     shown = columns(
         "outlet carrier",
         state=_name_state,

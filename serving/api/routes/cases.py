@@ -181,7 +181,8 @@ def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.Out
     # One that was lifted since the page before is in no list: then from the first again.
     places = [place for place, one in enumerate(found) if one.code == query.after]
     start = places[0] + 1 if places else 0
-    shown = serializers.outlets(store, with_reasons(store, found[start : start + query.limit]))
+    page = with_reasons(store, found[start : start + query.limit])
+    shown = serializers.outlets(store, page, wire.OutletState)
     return wire.OutletList(shown, next_page(shown, query.limit, lambda one: one.outlet))
 
 

@@ -15,7 +15,7 @@ from schema.reasons import Reason
 TODAY = date(2026, 11, 24)
 TABLE = Path(__file__).parents[3] / "docs" / "documents.md"
 
-SOUND = [
+DATED = [
     # The examples of GB 11643-1999, a woman's and a man's.
     ("cn-ric", "11010519491231002x", date(1949, 12, 31)),
     ("cn-ric", "440524188001010014", date(1880, 1, 1)),
@@ -37,14 +37,6 @@ SOUND = [
     ("kr-arc", "991231-6000000", date(1999, 12, 31)),
     ("kr-arc", "101013-7019902", date(2010, 10, 13)),
     ("kr-arc", "201005-8123456", date(2020, 10, 5)),
-    ("th-pin", "1-2345-45678-78-1", None),
-    ("th-pin", "3100600445635", None),
-    ("th-pin", "8100600445636", None),
-    ("th-nti", "0-1006-00445-63-1", None),
-    ("th-nti", "3100600445635", None),
-    ("th-nti", "6000050123458", None),
-    ("th-nti", "7123456789013", None),
-    ("th-nti", "8100600445636", None),
     # A man, a woman (40 is added to the day), a boy and a girl; a province of 2022.
     ("id-nik", "3602041211870001", date(1987, 11, 12)),
     ("id-nik", "3273056010900009", date(1990, 10, 20)),
@@ -52,24 +44,10 @@ SOUND = [
     ("id-nik", "1702196905120001", date(2012, 5, 29)),
     ("id-nik", "3171017112990002", date(1999, 12, 31)),
     ("id-nik", "95.01.01.290200.0001", date(2000, 2, 29)),
-    ("id-kitas", "2C11JE-1234.AB", None),
-    ("id-kitap", "J2U3BN 12345", None),
     ("my-nric", "770305-02-1234", date(1977, 3, 5)),
     ("my-nric", "000229-82-0001", date(2000, 2, 29)),
     ("my-nric", "960101-88-5678", date(1996, 1, 1)),
     ("my-nric", "261124-17-0002", TODAY),
-    ("in-aadhaar", "2341 2341 2346", None),
-    ("in-aadhaar", "999941057058", None),
-    ("in-aadhaar", "999971658847", None),
-    # Punjab, Sindh, the former tribal areas, Azad Kashmir; 0 is a woman's, too.
-    ("pk-cnic", "34201-0891231-8", None),
-    ("pk-cnic", "42201-0397640-8", None),
-    ("pk-cnic", "21103-1234567-1", None),
-    ("pk-cnic", "82345-2345678-7", None),
-    ("pk-cnic", "45504-4185771-0", None),
-    ("tr-tckimlik", "17291716060", None),
-    ("tr-tckimlik", "10000000146", None),
-    ("tr-tckimlik", "99123456740", None),
     # Citizens, permanent residents, a refugee.
     ("za-idnr", "7503305044089", date(1975, 3, 30)),
     ("za-idnr", "880123-5111-088", date(1988, 1, 23)),
@@ -77,90 +55,73 @@ SOUND = [
     ("za-idnr", "9003075678180", date(1990, 3, 7)),
     ("za-idnr", "7512315123189", date(1975, 12, 31)),
     ("za-idnr", "9003070123273", date(1990, 3, 7)),
-    ("es-dni", "12345678Z", None),
-    ("es-dni", "54362315-K", None),
-    ("es-dni", "00000000T", None),
-    ("es-nie", "x-2482300w", None),
-    ("es-nie", "Y0000000Z", None),
-    ("es-nie", "Z0000001Y", None),
     # Months of the 1800s (20 is added), the 1900s and the 2000s (40 is added).
     ("bg-egn", "752316 926 3", date(1875, 3, 16)),
     ("bg-egn", "9931011232", date(1899, 11, 1)),
     ("bg-egn", "6101047500", date(1961, 1, 4)),
     ("bg-egn", "0041010018", date(2000, 1, 1)),
     ("bg-egn", "0052290029", date(2000, 12, 29)),
-    ("bg-pnf", "7111 042 925", None),
-    # Cards since December 2023, and the ones before.
+    # Cards since December 2023; the ones before are undated.
     ("cn-frp", "91184019900101123X", date(1990, 1, 1)),
     ("cn-frp", "911124198108030024", date(1981, 8, 3)),
-    ("cn-frp", "FRA110075110301", None),
     # python-stdnum's example, and its check digit for who was born since 2000.
     ("mx-curp", "BOXW310820HNERXN09", date(1931, 8, 20)),
     ("mx-curp", "BOXW040229XNERXNA1", date(2004, 2, 29)),
-    ("vn-cccd", "001 090 000 123", None),
-    ("vn-cccd", "096304123456", None),
-    ("ng-nin", "70123456789", None),
-    ("gh-card", "GHA-712345678-9", None),
-    ("gh-card", "NGA-712345678-9", None),
-    ("bd-nid", "1234567890", None),
-    ("bd-nid", "1990 2692 6250 00123", None),
     ("tz-nin", "19900307-12345-00001-23", date(1990, 3, 7)),
-    ("co-cc", "1.020.304.050", None),
-    ("co-cc", "79123456", None),
+]
+UNDATED = {
+    "th-pin": "1-2345-45678-78-1, 3100600445635, 8100600445636",
+    "th-nti": "0-1006-00445-63-1, 3100600445635, 6000050123458, 7123456789013, 8100600445636",
+    "id-kitas": "2C11JE-1234.AB",
+    "id-kitap": "J2U3BN 12345",
+    "in-aadhaar": "2341 2341 2346, 999941057058, 999971658847",
+    # Punjab, Sindh, the former tribal areas, Azad Kashmir; 0 is a woman's, too.
+    "pk-cnic": "34201-0891231-8, 42201-0397640-8, 21103-1234567-1, 82345-2345678-7, 4550441857710",
+    "tr-tckimlik": "17291716060, 10000000146, 99123456740",
+    "es-dni": "12345678Z, 54362315-K, 00000000T",
+    "es-nie": "x-2482300w, Y0000000Z, Z0000001Y",
+    "bg-pnf": "7111 042 925",
+    "cn-frp": "FRA110075110301",
+    "vn-cccd": "001 090 000 123, 096304123456",
+    "ng-nin": "70123456789",
+    "gh-card": "GHA-712345678-9, NGA-712345678-9",
+    "bd-nid": "1234567890, 1990 2692 6250 00123",
+    "co-cc": "1.020.304.050, 79123456",
+}
+SOUND = DATED + [
+    (kind, one, None) for kind, listed in UNDATED.items() for one in listed.split(", ")
 ]
 
-UNSOUND = [
-    ("cn-ric", "440106196907076188"),  # the check character
-    ("cn-ric", "440106196902300006"),  # no such day
-    ("cn-ric", "110105202611250016"),  # born tomorrow
-    ("cn-ric", "110105491231002"),  # the number of before 1999
-    ("cn-ric", "91184019900101123X"),  # a foreigner's
-    ("kr-rrn", "971332-1019902"),
-    ("kr-rrn", "270101-3000000"),  # born next year
-    ("kr-rrn", "971013-5019902"),  # a foreigner's
-    ("kr-rrn", "971013-101990"),
-    ("kr-arc", "971013-1019902"),  # a citizen's
-    ("kr-arc", "971332-5019902"),
-    ("th-pin", "1234545678782"),
-    ("th-pin", "0100600445631"),
-    ("th-nti", "0100600445632"),
-    ("th-nti", "1234545678781"),
-    ("id-nik", "3602043211870001"),
-    ("id-nik", "3602048111870001"),
-    ("id-nik", "360204121187001"),
-    ("id-kitas", "ABCDEFGH"),
-    ("id-kitap", "2C11"),
-    ("my-nric", "771305-02-1234"),
-    ("my-nric", "770305-02-123"),
-    ("in-aadhaar", "234123412347"),
-    ("in-aadhaar", "123412341234"),
-    ("pk-cnic", "04201-0891231-8"),
-    ("pk-cnic", "34201-089123-8"),
-    ("tr-tckimlik", "17291716050"),
-    ("tr-tckimlik", "07291716092"),
-    ("za-idnr", "8503305044089"),
-    ("za-idnr", "7502305044081"),
-    ("za-idnr", "7503305044386"),
-    ("es-dni", "54362315Z"),
-    ("es-nie", "X2482300A"),
-    ("bg-egn", "7523169264"),
-    ("bg-egn", "8019010008"),
-    ("bg-egn", "7542011030"),  # born in 2075
-    ("bg-pnf", "7111042926"),
-    ("cn-frp", "911840199001011231"),
-    ("cn-frp", "911840199013011239"),
-    ("cn-frp", "FR1100751103011"),
-    ("mx-curp", "BOXW310820HNERXN08"),
-    ("mx-curp", "BOXW311320HNERXN09"),
-    ("vn-cccd", "001490000123"),  # the year 2100
-    ("vn-cccd", "012345678"),  # the card of before 2016
-    ("ng-nin", "7012345678"),
-    ("gh-card", "7123456789"),
-    ("bd-nid", "12345678901"),
-    ("tz-nin", "19901307123450000123"),
-    ("tz-nin", "20270307123450000123"),  # born next year
-    ("co-cc", "0020304050"),
-]
+UNSOUND = {
+    # Another check character, no such day, born tomorrow, a number of before 1999, a foreigner's.
+    "cn-ric": "440106196907076188 440106196902300006 110105202611250016 110105491231002 "
+    "91184019900101123X",
+    # The second born next year, the third a foreigner's.
+    "kr-rrn": "971332-1019902 270101-3000000 971013-5019902 971013-101990",
+    "kr-arc": "971013-1019902 971332-5019902",  # the first a citizen's
+    "th-pin": "1234545678782 0100600445631",
+    "th-nti": "0100600445632 1234545678781",
+    "id-nik": "3602043211870001 3602048111870001 360204121187001",
+    "id-kitas": "ABCDEFGH",
+    "id-kitap": "2C11",
+    "my-nric": "771305-02-1234 770305-02-123",
+    "in-aadhaar": "234123412347 123412341234",
+    "pk-cnic": "04201-0891231-8 34201-089123-8",
+    "tr-tckimlik": "17291716050 07291716092",
+    "za-idnr": "8503305044089 7502305044081 7503305044386",
+    "es-dni": "54362315Z",
+    "es-nie": "X2482300A",
+    "bg-egn": "7523169264 8019010008 7542011030",  # the last born in 2075
+    "bg-pnf": "7111042926",
+    "cn-frp": "911840199001011231 911840199013011239 FR1100751103011",
+    "mx-curp": "BOXW310820HNERXN08 BOXW311320HNERXN09",
+    "vn-cccd": "001490000123 012345678",  # the year 2100, the card of before 2016
+    "ng-nin": "7012345678",
+    "gh-card": "7123456789",
+    "bd-nid": "12345678901",
+    "tz-nin": "19901307123450000123 20270307123450000123",  # the second born next year
+    "co-cc": "0020304050",
+}
 
 
 @pytest.mark.parametrize(("document_type", "number", "born_on"), SOUND)
@@ -174,16 +135,17 @@ def test_a_sound_number_has_no_finding_however_it_is_spaced(
     assert check_document(compact, TODAY).number == checked.number
 
 
-@pytest.mark.parametrize(("document_type", "number"), UNSOUND)
-def test_a_number_that_the_rule_excludes_is_invalid(document_type: str, number: str) -> None:
-    checked = check_document(Document(document_type, number, "A Name"), TODAY)
-    assert checked.findings == (Reason.DOCUMENT_INVALID,)
+@pytest.mark.parametrize("document_type", UNSOUND)
+def test_a_number_that_the_rule_excludes_is_invalid(document_type: str) -> None:
+    for number in UNSOUND[document_type].split():
+        checked = check_document(Document(document_type, number, "A Name"), TODAY)
+        assert checked.findings == (Reason.DOCUMENT_INVALID,), number
 
 
 def test_every_type_has_a_sound_example_an_unsound_one_and_a_row_of_the_table() -> None:
     rows = re.findall(r"^\| `([a-z]+-[a-z]+|passport)` \|", TABLE.read_text("utf-8"), re.MULTILINE)
     assert tuple(rows) == DOCUMENT_TYPES == (*NUMBER_RULES, PASSPORT)
-    assert {case[0] for case in SOUND} == {case[0] for case in UNSOUND} == set(NUMBER_RULES)
+    assert {case[0] for case in SOUND} == set(UNSOUND) == set(NUMBER_RULES)
 
 
 def test_no_resident_of_an_invented_base_is_refused_for_the_district() -> None:
