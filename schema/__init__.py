@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, dataclass_transform, overload
 
-import msgspec
-
 T = TypeVar("T")
 
 
@@ -17,12 +15,3 @@ def frozen(*, kw_only: bool = False, eq: bool = True) -> Callable[[type[T]], typ
 def frozen(kind: Any = None, /, **options: bool) -> Any:
     """A dataclass of values: its fields are never set again, and there are no other attributes."""
     return dataclass(kind, frozen=True, slots=True, **options)
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class Value(msgspec.Struct, frozen=True):
-    """A struct of values, which are never set again."""
-
-
-class StrictValue(Value, forbid_unknown_fields=True):
-    """One that is read from nothing that has more."""

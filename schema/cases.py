@@ -8,7 +8,8 @@ from typing import Annotated, Self, cast
 
 from msgspec import Meta
 
-from schema import Value, frozen
+from schema import frozen
+from schema.decoding import Value
 
 
 class CaseOrigin(StrEnum):

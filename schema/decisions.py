@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from schema import Value
+from schema.decoding import Value
 from schema.documents import AuthorityResult
 from schema.people import ProofWay
 from schema.reasons import Decision, Photograph, Reason

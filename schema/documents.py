@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schema import Value
+from schema.decoding import Value
 
 PASSPORT = "passport"
 DOCUMENT_TYPES = (

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schema import Value
+from schema.decoding import Value
 
 
 class LineStatus(StrEnum):

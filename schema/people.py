@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 import msgspec
 from msgspec import Meta, structs
 
-from schema import Value
+from schema.decoding import Value
 
 
 class Account(Value):

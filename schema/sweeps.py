@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from schema import Value, frozen
+from schema import frozen
 from schema.decisions import Interval
+from schema.decoding import Value
 
 
 class SweepScope(StrEnum):

@@ -46,7 +46,8 @@ from engine.accuracy.pair_scores import (
 from engine.errors import RequestError
 from engine.matching.calibration import OperatingPoint
 from indexes.base import Floats, Ints
-from schema import Value, frozen
+from schema import frozen
+from schema.decoding import Value
 
 GALLERIES = (10_000, 100_000, 1_000_000)
 FPIR = 0.1

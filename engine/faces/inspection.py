@@ -29,7 +29,8 @@ from engine.models.catalog import (
 )
 from engine.models.onnx_sessions import Session, SessionOptions, open_session
 from indexes.base import Floats, Ints, Octets
-from schema import StrictValue, frozen
+from schema import frozen
+from schema.decoding import StrictValue
 
 Crops = Octets
 

@@ -17,7 +17,8 @@ import msgspec
 
 from engine.errors import RequestError
 from engine.registry.lines import Step
-from schema import StrictValue, Value, frozen
+from schema import frozen
+from schema.decoding import StrictValue, Value
 from schema.lines import LineEventKind, LineService, LineStatus
 from schema.options import CarrierPeople, KeepFaces, LineLimits, PeopleRules, ProofBrings
 from schema.people import Channel, ProofLevel, ProofWay

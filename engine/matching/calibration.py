@@ -21,9 +21,9 @@ from msgspec import structs
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
 from indexes.base import Doubles, Floats
-from schema import StrictValue, frozen
+from schema import frozen
 from schema.decisions import CalibrationSource, Comparison, DecidingScores, Interval
-from schema.decoding import prepare
+from schema.decoding import StrictValue, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -46,9 +46,9 @@ from engine.registry.watchlist import WatchEntry
 from engine.registry.writer import Writer, publish
 from indexes.base import Floats, check_vectors
 from indexes.errors import IdInvalid
-from schema import Value
 from schema.actors import person_of
 from schema.cases import UNTOLD, CaseNote, NoteKind
+from schema.decoding import Value
 from schema.documents import Document, ErasureCertificate, ErasureScope
 from schema.lines import HolderShown, LineStatus
 

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing, file_errors
 from indexes.atomic_files import replacing
-from schema import StrictValue, frozen
+from schema import frozen
+from schema.decoding import StrictValue
 from schema.reasons import About, PhotographKind, Reason
 
 CARDS_FOLDER = Path(__file__).parent / "cards"

@@ -63,8 +63,9 @@ from engine.registry.rows import (
 )
 from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from schema import Value, frozen
+from schema import frozen
 from schema.actors import Restriction, Role, describe_actor, fold_person
+from schema.decoding import Value
 from schema.people import Account
 
 CARRIERS = Table(

@@ -23,7 +23,7 @@ from engine.registry.database import Progress, untold
 from engine.registry.enrollments import AttemptRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
-from schema import Value
+from schema.decoding import Value
 from schema.reasons import About, Decision, Reason
 
 _ABOUT_FACE = frozenset(

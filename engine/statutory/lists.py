@@ -32,9 +32,10 @@ from engine.registry.rows import read_apart
 from engine.registry.store import Reader, Store
 from engine.spreadsheets import save_table
 from engine.sweeps.groups import group_connected
-from schema import StrictValue, frozen
+from schema import frozen
 from schema.actors import Actor, fold_person
 from schema.cases import CaseState, Outcome
+from schema.decoding import StrictValue
 from schema.lines import LineStatus
 from schema.reasons import Decision
 

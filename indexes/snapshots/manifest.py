@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from indexes.base import Ints, Octets
 from indexes.errors import SnapshotDamaged, SnapshotForeign
-from schema import StrictValue
+from schema.decoding import StrictValue
 
 Buffer = bytes | memoryview
 

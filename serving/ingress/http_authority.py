@@ -35,7 +35,7 @@ from engine.matching.documents import CheckedDocument
 from engine.matching.requests import Attempt, EnrollmentRequest
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
-from schema import Value
+from schema.decoding import Value
 from schema.documents import AuthorityCode, AuthorityResult, Difference, DocumentRole, Standing
 from serving.deployment.deployment import Deployment
 from serving.settings.terms import AuthoritySettings

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from schema import StrictValue, Value, documents
-from schema.decoding import prepare
+from schema import documents
+from schema.decoding import StrictValue, Value, prepare
 from schema.people import ProofWay
 from schema.reasons import PhotographKind
 

@@ -16,8 +16,7 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import RequestError, file_errors
-from schema import Value
-from schema.decoding import prepare
+from schema.decoding import Value, prepare
 
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
