@@ -8,7 +8,7 @@ into another.
 
 A case may grow after an analyst has read it, when another is merged into it, and an outcome would
 then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
-such a step is refused with `CaseMoved`.
+such a step is refused with `CaseMoved`; a later moment, which would refuse nothing, is none of it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from engine.registry.lines import LineChange
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
 from engine.registry.sweeps import JudgedPair, UndonePairs
-from engine.registry.watchlist import RemovedWatchEntry, WatchEntry
+from engine.registry.watchlist import BY_CASE, RemovedWatchEntry, WatchEntry
 from engine.registry.writer import Writer, publish
 from schema import frozen
 from schema.actors import Actor, fold_person
@@ -403,7 +403,7 @@ def _find_watched(registry: Reader, case: CaseRecord) -> list[int]:
     if any(one.id != case.id and one.outcome is Outcome.FRAUD for one in about):
         return []
     # One face is watched once, whichever of them found it first.
-    reasons = {f"case {one.id}" for one in about}
+    reasons = {BY_CASE + one.id for one in about}
     return [entry.id for entry in registry.watchlist() if entry.reason in reasons]
 
 
@@ -471,8 +471,11 @@ def _find_open(registry: Reader, case_id: str) -> CaseRecord:
 
 
 def _require_seen(case: CaseRecord, seen_at: datetime | None) -> None:
-    if seen_at is not None and seen_at < case.updated_at:
-        raise CaseMoved("the case has changed since it was looked at: read it again, then decide")
+    if seen_at is None or seen_at == case.updated_at:
+        return
+    if seen_at > case.updated_at:
+        raise RequestError("seen_at is after the case's last change: give its updated_at as read")
+    raise CaseMoved("the case has changed since it was looked at: read it again, then decide")
 
 
 def _find(registry: Reader, case_id: str) -> CaseRecord:

@@ -12,7 +12,7 @@ from engine.matching.comparison import WatchList
 from engine.registry.cases import CaseRecord
 from engine.registry.store import Reader
 from engine.registry.sweeps import EXCEPTIONS, JudgedPair
-from engine.registry.watchlist import WatchEntry
+from engine.registry.watchlist import BY_CASE, WatchEntry
 from indexes.base import Floats, Ints, concatenated, exact_scores
 from indexes.gallery import Gallery
 from schema.cases import Outcome
@@ -116,7 +116,7 @@ class Suspects:
                 id=next_id(),
                 document_lookup=None,
                 template=self._references[row],
-                reason=f"case {self._case.id}",
+                reason=BY_CASE + self._case.id,
                 added_at=now,
             )
             for row in fresh

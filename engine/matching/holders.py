@@ -42,7 +42,7 @@ from engine.registry.references import RemovedReference, SecondTemplate
 from engine.registry.retention import DocumentErasure
 from engine.registry.rows import Write
 from engine.registry.store import Reader, WriterCall, on_writer
-from engine.registry.watchlist import WatchEntry
+from engine.registry.watchlist import BY_CASE, WatchEntry
 from engine.registry.writer import Writer, publish
 from indexes.base import Floats, check_vectors
 from indexes.errors import IdInvalid
@@ -202,8 +202,7 @@ def _hold_erasure(
         # It was acknowledged with the withdrawal.
         return PendingErasure(record.id, record.erasure_asked_at or now, due_at, ids, scope=scope)
     detail = {"cases": list(ids), "due_at": due_at.isoformat()}
-    entry = AuditEntry(actor, ERASURE_ASKED, record.id, detail)
-    writes: list[Write] = [entry]
+    writes: list[Write] = [AuditEntry(actor, ERASURE_ASKED, record.id, detail)]
     if not record.awaits_erasure or record.erasure_scope is ErasureScope.FACE:
         note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
         writes += [AskedErasure(record.id, actor, due_at), *tell_cases(cases, note)]
@@ -324,8 +323,10 @@ def watch_face(
     """Puts a rotated face float32[d] on the watch-list; returns the entry's id. `second` is the
     same face by a second model.
 
-    `VectorInvalid` where it is not of unit length.
+    `VectorInvalid` where it is not of unit length; `RequestError` for a reason of a case's form.
     """
+    if is_id(reason.removeprefix(BY_CASE)):
+        raise RequestError("a reason is no case's id alone: say it in words")
     vector = check_vectors(vector[None], registrar.gallery.dim)[0]
 
     def perform(writer: Writer, now: datetime) -> int:
@@ -337,8 +338,7 @@ def watch_face(
             added_at=now,
             second=second,
         )
-        audited = AuditEntry(actor, "watchlist.added", str(entry.id))
-        writer.commit([audited, entry])
+        writer.commit([AuditEntry(actor, "watchlist.added", str(entry.id)), entry])
         registrar.watchlist.add(entry)
         return entry.id
 

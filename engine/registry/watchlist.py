@@ -94,6 +94,9 @@ class RemovedWatchEntry(Change):
         return {"key": int(self.id), "at": to.at}
 
 
+BY_CASE = "case "
+"""Before a case's id: the reason of a face that its decision watches. Nobody types such a one."""
+
 WATCHED_SINCE = case((WATCHLIST.c.removed_at.is_(None), WATCHLIST.c.added_at))
 """When an entry in force was added; null of others."""
 

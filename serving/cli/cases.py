@@ -1,6 +1,7 @@
 """Cases of the fraud team: `cases` lists them, `case` shows one and takes its steps."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +29,7 @@ ME = "me"
 CASE_ID = argument("The case's id.", "ID")
 CASE_IDS = argument("The ids of cases.", "ID...")
 SEEN_AT = option(
-    "The case's updated_at, as shown; of several the latest; refused where it has changed since.",
-    "MOMENT",
-    default=...,
+    "The case's updated_at, as shown; refused where it has changed since.", "MOMENT", default=...
 )
 
 
@@ -39,7 +38,11 @@ class EndingOptions:
     """What a case ends with."""
 
     outcome: Outcome = option("What was found.", default=...)
-    seen_at: str = SEEN_AT
+    seen_at: list[str] = option(
+        "As `case show` has updated_at, once for each case; refused where it has changed since.",
+        "MOMENT",
+        default=...,
+    )
     close_line: list[str] | None = option("A line to close, by its id; repeat it.", "LINE")
     keep_lines: bool = option(
         "Say that the lines which are not to be closed stay in use, as fraud must."
@@ -132,7 +135,7 @@ def assign_cases(
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else call.person.person if (to or ME) == ME else to
-    return _step_each(call, case_ids, "assign", assignee)
+    return _step_each(case_ids, lambda one: _step(call, one, "assign", assignee))
 
 
 @command("case note")
@@ -175,21 +178,24 @@ def close_case(call: Call, ending: EndingOptions, case_ids: list[str] = CASE_IDS
 
 
 def _end(call: Call, case_ids: list[str], name: str, ending: EndingOptions) -> Answer:
-    lines, seen_at = tuple(ending.close_line or ()), read_moment(ending.seen_at, "--seen-at")
-    more = {"seen_at": seen_at, "keep_lines": ending.keep_lines}
-    return _step_each(call, case_ids, name, ending.outcome, lines, **more)
+    given, more = (ending.outcome, ending.close_line or ()), {"keep_lines": ending.keep_lines}
+    if len(case_ids) != len(ending.seen_at):
+        raise typer.BadParameter("give --seen-at once for each case, in their order")
+    moments = [read_moment(one, "--seen-at") for one in ending.seen_at]
+    seen = dict(zip(case_ids, moments, strict=True))
+    return _step_each(
+        case_ids, lambda one: _step(call, one, name, *given, seen_at=seen[one], **more)
+    )
 
 
-def _step_each(
-    call: Call, case_ids: list[str], name: str, *given: object, **more: object
-) -> Answer:
+def _step_each(case_ids: list[str], take: Callable[[str], Answer]) -> Answer:
     """Takes the step of each case; of several a refusal is told, and the others go on."""
     if len(case_ids) == 1:
-        return _step(call, case_ids[0], name, *given, **more)
+        return take(case_ids[0])
     answers, refused = [], 0
     for case_id in case_ids:
         try:
-            answers.append(_step(call, case_id, name, *given, **more))
+            answers.append(take(case_id))
         except SosieError as error:
             refused, told = refused + 1, {"case_id": case_id, "error": str(error)}
             answers.append(Answer(told, f"[red]Refused[/]: case {case_id}: {escape(str(error))}"))

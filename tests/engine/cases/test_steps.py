@@ -290,8 +290,11 @@ def test_a_case_that_has_grown_must_be_read_again(service, step: Any) -> None:
     grown = service.open("a", "b")
     assert (grown.id, grown.document_ids) == (seen.id, ("a", "b"))
     asked = (*service.context, seen.id, Outcome.UNFOUNDED, (), ANNA)
-    with pytest.raises(CaseMoved, match="changed since"):
-        step(*asked, seen.updated_at)
+    # A later moment would let whatever comes until then pass unseen.
+    later = grown.updated_at + timedelta(microseconds=1)
+    for moment, words in ((seen.updated_at, "changed since"), (later, "after the case's last")):
+        with pytest.raises((CaseMoved, RequestError), match=words):
+            step(*asked, moment)
     assert service.store.cases.get(seen.id) == grown
     if step is close:
         grown = propose(*service.context, seen.id, Outcome.UNFOUNDED, (), BOB)

@@ -20,8 +20,9 @@ from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditEntry, AuditRecord, verify_chain
+from engine.registry.database import new_id
 from engine.registry.rows import Write
-from engine.registry.watchlist import WatchEntry
+from engine.registry.watchlist import BY_CASE, WatchEntry
 from engine.registry.writer import Writer
 from schema.documents import Document, DocumentStatus
 from schema.reasons import Decision, Reason
@@ -88,6 +89,8 @@ def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab) -> None:
     person = lab.people.person()
     with lab.registrar() as registrar:
         watch_face(registrar, person, "seen at a resale ring", "test")
+        with pytest.raises(RequestError, match="say it in words"):
+            watch_face(registrar, person, BY_CASE + new_id(), "test")
         first = registrar.enroll([lab.request(person), lab.request()])
     with lab.registrar() as reopened:
         second = reopened.enroll([lab.request(person)])[0]

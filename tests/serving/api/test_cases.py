@@ -104,9 +104,9 @@ def test_of_several_cases_each_is_decided_by_two_people_or_refused_for_itself(
 ) -> None:
     first, second, unknown = open_case(fresh), dispute(fresh), "0" * 36
 
-    def ask(taken: str, key: str, *cases: str) -> Any:
+    def ask(taken: str, key: str, *cases: str, **more: str) -> Any:
         asked = [{"case_id": one, "outcome": "twins", "seen_at": see(fresh, one)} for one in cases]
-        body = {"step": taken, "cases": asked}
+        body = {"step": taken, "cases": [one | more for one in asked]}
         return fresh.ask("POST", f"{QUEUE}/outcomes", key=key, body=body)
 
     def decide(*asked: str) -> list[str]:
@@ -116,6 +116,8 @@ def test_of_several_cases_each_is_decided_by_two_people_or_refused_for_itself(
 
     proposed = ["proposed", "REQUEST.NOT_FOUND", "proposed", "CASE.STATE"]
     assert decide("propose", "fraud", first, unknown, second, second) == proposed
+    (ahead,) = fresh.read(ask("close", "second", first, seen_at="2199-12-31T00:00:00Z"))["cases"]
+    assert "after the case's last change" in ahead["error"]["message"]
     assert decide("close", "fraud", second) == ["CASE.FOUR_EYES"]
     assert decide("close", "second", second, first) == ["closed", "closed"]
     for wrong in ((), [first] * 101):

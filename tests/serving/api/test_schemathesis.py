@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from serving.api.body import FORM, MSGPACK
 from serving.api.endpoints import ENDPOINTS
+from tests.serving.api.test_cases import see
 
 pytestmark = pytest.mark.slow
 
@@ -101,12 +102,12 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     if path.endswith(("/close", "/reopen")):
         # Operations asked before this one may have proposed something else about the same faces.
         own_service.ask("POST", f"/v1/cases/{case_id}/withdraw", key="fraud", body={})
-        body = {"outcome": "unfounded", "seen_at": datetime.now(UTC).isoformat()}
+        body = {"outcome": "unfounded", "seen_at": see(own_service, case_id)}
         proposal = {"key": "second", "body": body}
         proposed = own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
         assert proposed.status_code == 200, proposed.text
     if path.endswith("/reopen"):
-        body["seen_at"] = datetime.now(UTC).isoformat()
+        body["seen_at"] = see(own_service, case_id)
         closed = own_service.ask("POST", f"/v1/cases/{case_id}/close", key="fraud", body=body)
         assert closed.status_code == 200, closed.text
     outlet, restriction = prepare_outlet(own_service, path, case_id)
@@ -125,7 +126,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             "image": image,
             "document": {"type": "cn-ric", "number": "110105199003071239"},
             "captured_at": datetime.now(UTC).isoformat(),
-            "seen_at": datetime.now(UTC).isoformat(),
+            "seen_at": see(own_service, case_id),
             "msisdn": "+8613800138000",
             "sink": "https://systems.example/sosie",
         }

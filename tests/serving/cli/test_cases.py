@@ -104,6 +104,8 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     assert sosie("cases", "--home", caught_home, "--json").json["cases"] == []
     again = ("--outcome", "twins", "--seen-at", closed["updated_at"])
     several = ("case", "close", "0" * 36, closed["case_id"], *again, "--home", caught_home)
+    assert "once for each case" in sosie(*several).err
+    several += again[2:]
     refused, told = sosie(*several), sosie(*several, "--json").json["cases"]
     assert (refused.code, refused.out.count("Refused: case"), len(told)) == (1, 2, 2)
     assert "bo asks to open it again" in take("reopen", "--reason", "a scar").out
