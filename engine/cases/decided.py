@@ -115,15 +115,11 @@ def is_more_alike(score: float, pair: JudgedPair, attempt_of: str | None = None)
 
     A photograph of the day that they decided on says nothing of what a reference may be.
     """
-    decided_on = [pair.score]
-    if attempt_of is not None:
-        of_attempts = (
-            pair.left_attempt_score
-            if attempt_of == pair.left_document
-            else pair.right_attempt_score
-        )
-        decided_on += [] if of_attempts is None else [of_attempts]
-    return score >= max(decided_on) + MORE_ALIKE
+    sides = {pair.left_document: pair.left_attempt_score}
+    sides[pair.right_document] = pair.right_attempt_score
+    of_attempt = None if attempt_of is None else sides[attempt_of]
+    decided_on = pair.score if of_attempt is None else max(pair.score, of_attempt)
+    return score >= decided_on + MORE_ALIKE
 
 
 GROUPS_PER_TRANSACTION = 100
@@ -164,11 +160,7 @@ def open_sweep_cases(
             return {key: case.id for key, case in opened.items()}
 
         cases |= registrar.run(perform)
-    return _follow(registry, cases)
-
-
-def _follow(registry: Reader, cases: dict[str, str]) -> dict[str, str]:
-    """Replace merged cases: a later group may have joined those of earlier ones."""
+    # A later group may have joined the cases of earlier ones.
     found = registry.cases.by_id(list(cases.values()))
     return {key: found[case_id].merged_into or case_id for key, case_id in cases.items()}
 

@@ -28,7 +28,7 @@ def new_case(*documents: str, **values: Any) -> NewCase:
     return NewCase(**fields | values)
 
 
-def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service) -> None:
+def test_a_case_that_shares_a_document_is_merged_into_the_one_that_is_open(service) -> None:
     first = service.open("a", "b", score=0.61, line_ids=("l1",))
     second = service.open("b", "c", score=0.72, line_ids=("l2",), suspect_ids=("c",))
     apart = service.open("d")
@@ -50,10 +50,6 @@ def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service) -> N
         ("case.opened", apart.id),
     ]
     assert service.entries("case.merged")[0].detail["into"] == first.id
-
-
-def test_nothing_is_merged_into_a_closed_case(service) -> None:
-    first = service.open("a", "b")
     service.decide(first.id, Outcome.MISTAKE)
     assert service.open("b", "c").id != first.id
 
@@ -87,12 +83,10 @@ def test_a_proposal_stays_and_what_comes_about_others_gathers_in_the_next_case(s
     withdraw(*service.context, case.id, ANNA)
     whole = service.open("a", "c")
     assert (whole.id, set(whole.document_ids)) == (case.id, set("abcde"))
-
-
-def test_more_suspects_among_the_same_documents_do_not_come_into_what_is_proposed(service) -> None:
-    case = service.open("a", "b", suspect_ids=())
-    propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
-    assert service.open("a", "b").id != case.id
+    # Nor do more suspects among the same documents come into it.
+    other = service.open("x", "y", suspect_ids=())
+    propose(*service.context, other.id, Outcome.FRAUD, (), ANNA)
+    assert service.open("x", "y").id != other.id
 
 
 def test_disputes_are_never_merged(service) -> None:

@@ -1,5 +1,7 @@
 """Cases for the groups of a sweep: one for each face, and none of what people have decided."""
 
+from itertools import combinations
+
 from engine.cases.decided import open_sweep_cases
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.sweeps import Group, GroupKind, Identity, Link
@@ -13,12 +15,8 @@ def group_of(
 ) -> Group:
     """Everybody linked to everybody, where the kind has links."""
     names = sorted(document_ids)
-    links = tuple(
-        Link(left, right, score)
-        for place, left in enumerate(names)
-        for right in names[place + 1 :]
-        if kind is GroupKind.ONE_FACE
-    )
+    is_linked = kind is GroupKind.ONE_FACE
+    links = tuple(Link(*pair, score) for pair in combinations(names, 2) if is_linked)
     people = (Identity(name, (1,)) for name in names)
     return make_group(key, *people, kind=kind, links=links, risk=risk)
 
