@@ -182,9 +182,9 @@ def _end(call: Call, case_ids: list[str], name: str, ending: EndingOptions) -> A
         raise typer.BadParameter("give --seen-at once for each case, in their order")
     moments = [read_moment(one, "--seen-at") for one in ending.seen_at]
     seen = dict(zip(case_ids, moments, strict=True))
-    given, keeps = (ending.outcome, ending.close_line or ()), ending.keep_lines
+    given, more = (ending.outcome, ending.close_line or ()), {"keep_lines": ending.keep_lines}
     return _step_each(
-        case_ids, lambda one: _step(call, one, name, *given, seen[one], keep_lines=keeps)
+        case_ids, lambda one: _step(call, one, name, *given, seen_at=seen[one], **more)
     )
 
 

@@ -75,8 +75,7 @@ def test_the_lowest_threshold_is_proposed_at_which_most_pairs_were_fraud() -> No
     assert found.measured.rate.low >= 0.8
     [below] = measure_at([*good, *bad], [0.56])
     assert below.rate.low < 0.8
-    stricter = propose_threshold([*good, *bad], wanted=0.9)
-    assert stricter.threshold > 0.57
+    assert propose_threshold([*good, *bad], wanted=0.9).threshold > 0.57
 
 
 def test_few_decisions_and_bad_ones_propose_nothing() -> None:
