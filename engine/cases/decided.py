@@ -160,7 +160,11 @@ def open_sweep_cases(
             return {key: case.id for key, case in opened.items()}
 
         cases |= registrar.run(perform)
-    # A later group may have joined the cases of earlier ones.
+    return _follow(registry, cases)
+
+
+def _follow(registry: Reader, cases: dict[str, str]) -> dict[str, str]:
+    """Replace merged cases: a later group may have joined those of earlier ones."""
     found = registry.cases.by_id(list(cases.values()))
     return {key: found[case_id].merged_into or case_id for key, case_id in cases.items()}
 
