@@ -98,7 +98,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "simpy": "engine.capacity.simulation",
         "skimage": "engine.accuracy.photographs bench",
         "sqlalchemy": "engine.registry",
-        "starlette": "serving.api serving.cluster serving.console serving.sandbox",
+        "starlette": "serving.api serving.cluster serving.console",
         "stdnum": "engine.matching.documents serving.demo",
         "structlog": "serving",
         "typer": "serving.cli bench loadtest",

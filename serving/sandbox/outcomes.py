@@ -11,32 +11,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
+from engine.errors import (
+    DeadlinePassed,
+    LivenessReplayed,
+    RequestError,
+    StorageFull,
+    TooManyFailures,
+)
 from engine.matching.documents import CheckedDocument, check_document
 from schema import frozen
 from schema.documents import PASSPORT, Document, write_zone
 from schema.reasons import About, Decision, Reason
+from serving.errors import Busy, Interrupted, NotReady, describe
 
 Vector = NDArray[np.float32]
 
 GUARDIAN_REASONS = frozenset(one for one in Reason if one.row.about is About.GUARDIAN)
-AUTHORITY_REASONS = frozenset(one for one in Reason if one.name.startswith("AUTHORITY_"))
 PROOF_REASONS = frozenset(one for one in Reason if one.name.startswith("PROOF_"))
-_APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
+_REVIEWED = frozenset(
+    {
+        *(Reason.NAME_MISMATCH, Reason.POSSIBLE_DUPLICATE, Reason.WATCHLISTED),
+        *(Reason.DECEASED_LOOK_ALIKE, Reason.LIVENESS_UNCERTAIN, Reason.AUTHORITY_UNAVAILABLE),
+        *(Reason.AUTHORITY_CONTRADICTS, Reason.GUARDIAN_DUPLICATE, Reason.GUARDIAN_CHANGED),
+        *(Reason.REPLACEMENT_ASKED, Reason.EXCEPTION_ASKED),
+    }
+)
 
 
 @frozen
 class Outcome:
-    """The end of an enrollment under a document with this serial; `status` and `code` of an error.
+    """The end of an enrollment under a document with this serial: a decision, or an `error`.
     `beside` come with `reason` by the decision table. `needs` is a field that the request must
     bring: without a guardian a minor is GUARDIAN_MISSING, without an exception it is approved."""
 
     serial: int
     what: str
-    decision: Decision | None = _APPROVED
     reason: Reason | None = None
-    status: int = 201
-    code: str = ""
+    error: type[Exception] | None = None
     beside: tuple[Reason, ...] = ()
     needs: str = ""
 
@@ -46,107 +57,105 @@ class Outcome:
         return frozenset(self.beside) | ({self.reason} if self.reason else frozenset())
 
     @property
+    def decision(self) -> Decision | None:
+        """None of an error."""
+        if self.error is not None:
+            return None
+        if self.reason in (None, Reason.NOT_SEARCHED):
+            return Decision.APPROVED
+        return Decision.REVIEW if self.reason in _REVIEWED else Decision.REJECTED
+
+    @property
+    def status(self) -> int:
+        return 201 if self.error is None else describe(self.error("")).status
+
+    @property
+    def code(self) -> str:
+        """That of its error; else empty."""
+        return "" if self.error is None else describe(self.error("")).code
+
+    @property
+    def is_once(self) -> bool:
+        """True where an Idempotency-Key meets its error once."""
+        return self.serial in (BUSY_ONCE, LOST_BEFORE, LOST_AFTER)
+
+    @property
     def is_of_minor(self) -> bool:
         """True where a guardian has to come along, the document being a minor's."""
         return self.reason in GUARDIAN_REASONS
 
 
-_FACES = (
-    Outcome(900, "the name on record is another", _REVIEW, Reason.NAME_MISMATCH),
-    Outcome(901, "two faces", _REJECTED, Reason.FACE_MISMATCH),
-    Outcome(
-        902, "the document is another person's", _REJECTED, Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
-    ),
-    Outcome(903, "the face is the resident's; opens a case", _REJECTED, Reason.DUPLICATE_IDENTITY),
-    Outcome(
-        904, "the face is like the resident's; opens a case", _REVIEW, Reason.POSSIBLE_DUPLICATE
-    ),
-    Outcome(905, "the face is on the watch-list", _REVIEW, Reason.WATCHLISTED),
-    Outcome(906, "the number is the resident's", _REJECTED, Reason.LINE_IN_USE),
-    Outcome(907, "the holder has five lines", _REJECTED, Reason.LINE_LIMIT_REACHED),
-    Outcome(908, "the document is blocked", _REJECTED, Reason.DOCUMENT_BLOCKED),
-    Outcome(909, "an erasure waits for a case", _REJECTED, Reason.ERASURE_PENDING),
-    Outcome(948, "consent to the face was withdrawn", _REJECTED, Reason.CONSENT_WITHDRAWN),
-    Outcome(922, "another document took its place", _REJECTED, Reason.DOCUMENT_REPLACED),
-    Outcome(923, "the holder is reported dead; a case", _REJECTED, Reason.HOLDER_DECEASED),
-    Outcome(
-        924,
-        "the face is like that of somebody dead; a case",
-        _REVIEW,
-        Reason.DECEASED_LOOK_ALIKE,
-        beside=(Reason.POSSIBLE_DUPLICATE,),
-    ),
-    Outcome(929, "no face is kept, and none searched for", _APPROVED, Reason.NOT_SEARCHED),
-    Outcome(925, "five lines with another carrier", _REJECTED, Reason.PERSON_LIMIT_REACHED),
-    Outcome(953, "the same; its channel opens one", _REJECTED, Reason.CHANNEL_LIMIT_REACHED),
-    Outcome(954, "the same, opened today", _REJECTED, Reason.DAY_LIMIT_REACHED),
-    Outcome(955, "the same; the first tells of no approval", _REJECTED, Reason.APPROVAL_MISSING),
-)
 UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}
-_PHOTOGRAPHS = tuple(
-    Outcome(serial, "the live photograph is unfit", _REJECTED, reason)
-    for reason, serial in UNFIT.items()
-)
 REPLAYED, GRANTED = 946, 971
 SLOW, BUSY, BUSY_ONCE, NOT_READY, LOST_BEFORE, LOST_AFTER, FULL, SILENT, BROKEN, BOUNDED = range(
     930, 940
 )
-
-
-def _error(serial: int, what: str, status: int, code: str) -> Outcome:
-    return Outcome(serial, what, None, None, status, code)
-
-
-_ERRORS = (
-    Outcome(SLOW, "decided after three seconds"),
-    _error(BUSY, "always too busy", 429, "SERVICE.BUSY"),
-    _error(BUSY_ONCE, "too busy for the first request of a key", 429, "SERVICE.BUSY"),
-    _error(NOT_READY, "never ready", 503, "SERVICE.NOT_READY"),
-    _error(LOST_BEFORE, "lost unstored; asked again, decided", 503, "SERVICE.INTERRUPTED"),
-    _error(LOST_AFTER, "lost once stored; asked again, repeated", 503, "SERVICE.INTERRUPTED"),
-    _error(FULL, "the storage is full", 507, "REGISTRY.STORAGE_FULL"),
-    _error(SILENT, "no answer in the request's time", 503, "REQUEST.DEADLINE_PASSED"),
-    _error(BROKEN, "a fault of the service", 500, "INTERNAL"),
-    _error(BOUNDED, "as after many failed checks", 429, "REQUEST.TOO_MANY_FAILURES"),
-)
-_LIVENESS = (
-    Outcome(940, "required, and none came", _REJECTED, Reason.LIVENESS_MISSING),
-    Outcome(941, "signed by nobody who may", _REJECTED, Reason.LIVENESS_INVALID),
-    Outcome(942, "of another photograph", _REJECTED, Reason.LIVENESS_MISBOUND),
-    Outcome(943, "an attack was found", _REJECTED, Reason.LIVENESS_FAILED),
-    Outcome(944, "too old", _REJECTED, Reason.LIVENESS_STALE),
-    Outcome(945, "the detector is not sure", _REVIEW, Reason.LIVENESS_UNCERTAIN),
-    _error(REPLAYED, "the evidence was used before", 409, "LIVENESS.REPLAYED"),
-    Outcome(947, "of a level that is too low", _REJECTED, Reason.LIVENESS_WEAK),
-)
-_AUTHORITY = (
-    Outcome(950, "it did not answer", _REVIEW, Reason.AUTHORITY_UNAVAILABLE),
-    Outcome(951, "it knows no such document", _REJECTED, Reason.AUTHORITY_UNKNOWN_DOCUMENT),
-    Outcome(952, "it lists the document as lost", _REVIEW, Reason.AUTHORITY_CONTRADICTS),
-)
 _GUARDIAN, _EXCEPTION, _REPLACES, _PROOF = "guardian", "exception", "replaces", "proof"
-_PEOPLE = (
-    Outcome(960, "a minor; with a guardian, approved", _REJECTED, Reason.GUARDIAN_MISSING),
-    Outcome(961, "too young, too", _REJECTED, Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
-    Outcome(962, "a blurred photograph", _REJECTED, Reason.GUARDIAN_UNUSABLE, needs=_GUARDIAN),
-    Outcome(963, "two faces", _REJECTED, Reason.GUARDIAN_MISMATCH, needs=_GUARDIAN),
-    Outcome(964, "like the resident; a case", _REVIEW, Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
-    Outcome(965, "not who came before; a case", _REVIEW, Reason.GUARDIAN_CHANGED, needs=_GUARDIAN),
-    Outcome(966, "another name; a case", _REVIEW, Reason.REPLACEMENT_ASKED, needs=_REPLACES),
-    Outcome(970, "two people decide; a case", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
-    Outcome(GRANTED, "granted at once", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
-    Outcome(
-        972, "too many were asked for", _REJECTED, Reason.EXCEPTION_LIMIT_REACHED, needs=_EXCEPTION
-    ),
-    Outcome(980, "signed by nobody who may", _REJECTED, Reason.PROOF_INVALID, needs=_PROOF),
-    Outcome(981, "of another document", _REJECTED, Reason.PROOF_MISBOUND, needs=_PROOF),
-    Outcome(982, "the issuer did not confirm", _REJECTED, Reason.PROOF_REFUSED, needs=_PROOF),
-    Outcome(983, "too old", _REJECTED, Reason.PROOF_STALE, needs=_PROOF),
-    Outcome(984, "of a level that is too low", _REJECTED, Reason.PROOF_WEAK, needs=_PROOF),
-    Outcome(985, "used before", _REJECTED, Reason.PROOF_REPLAYED, needs=_PROOF),
-)
 APPROVED = Outcome(0, "approved")
-_ALL = (*_FACES, *_PHOTOGRAPHS, *_ERRORS, *_LIVENESS, *_AUTHORITY, *_PEOPLE)
+_ALL = (
+    Outcome(900, "the name on record is another", Reason.NAME_MISMATCH),
+    Outcome(901, "two faces", Reason.FACE_MISMATCH),
+    Outcome(902, "the document is another person's", Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
+    Outcome(903, "the face is the resident's; opens a case", Reason.DUPLICATE_IDENTITY),
+    Outcome(904, "the face is like the resident's; opens a case", Reason.POSSIBLE_DUPLICATE),
+    Outcome(905, "the face is on the watch-list", Reason.WATCHLISTED),
+    Outcome(906, "the number is the resident's", Reason.LINE_IN_USE),
+    Outcome(907, "the holder has five lines", Reason.LINE_LIMIT_REACHED),
+    Outcome(908, "the document is blocked", Reason.DOCUMENT_BLOCKED),
+    Outcome(909, "an erasure waits for a case", Reason.ERASURE_PENDING),
+    Outcome(948, "consent to the face was withdrawn", Reason.CONSENT_WITHDRAWN),
+    Outcome(922, "another document took its place", Reason.DOCUMENT_REPLACED),
+    Outcome(923, "the holder is reported dead; a case", Reason.HOLDER_DECEASED),
+    Outcome(
+        924,
+        "the face is like that of somebody dead; a case",
+        Reason.DECEASED_LOOK_ALIKE,
+        beside=(Reason.POSSIBLE_DUPLICATE,),
+    ),
+    Outcome(929, "no face is kept, and none searched for", Reason.NOT_SEARCHED),
+    Outcome(925, "five lines with another carrier", Reason.PERSON_LIMIT_REACHED),
+    Outcome(953, "the same; its channel opens one", Reason.CHANNEL_LIMIT_REACHED),
+    Outcome(954, "the same, opened today", Reason.DAY_LIMIT_REACHED),
+    Outcome(955, "the same; the first tells of no approval", Reason.APPROVAL_MISSING),
+    *(Outcome(serial, "the live photograph is unfit", one) for one, serial in UNFIT.items()),
+    Outcome(SLOW, "decided after three seconds"),
+    Outcome(BUSY, "always too busy", error=Busy),
+    Outcome(BUSY_ONCE, "too busy for the first request of a key", error=Busy),
+    Outcome(NOT_READY, "never ready", error=NotReady),
+    Outcome(LOST_BEFORE, "lost unstored; asked again, decided", error=Interrupted),
+    Outcome(LOST_AFTER, "lost once stored; asked again, repeated", error=Interrupted),
+    Outcome(FULL, "the storage is full", error=StorageFull),
+    Outcome(SILENT, "no answer in the request's time", error=DeadlinePassed),
+    Outcome(BROKEN, "a fault of the service", error=RuntimeError),
+    Outcome(BOUNDED, "as after many failed checks", error=TooManyFailures),
+    Outcome(940, "required, and none came", Reason.LIVENESS_MISSING),
+    Outcome(941, "signed by nobody who may", Reason.LIVENESS_INVALID),
+    Outcome(942, "of another photograph", Reason.LIVENESS_MISBOUND),
+    Outcome(943, "an attack was found", Reason.LIVENESS_FAILED),
+    Outcome(944, "too old", Reason.LIVENESS_STALE),
+    Outcome(945, "the detector is not sure", Reason.LIVENESS_UNCERTAIN),
+    Outcome(REPLAYED, "the evidence was used before", error=LivenessReplayed),
+    Outcome(947, "of a level that is too low", Reason.LIVENESS_WEAK),
+    Outcome(950, "it did not answer", Reason.AUTHORITY_UNAVAILABLE),
+    Outcome(951, "it knows no such document", Reason.AUTHORITY_UNKNOWN_DOCUMENT),
+    Outcome(952, "it lists the document as lost", Reason.AUTHORITY_CONTRADICTS),
+    Outcome(960, "a minor; with a guardian, approved", Reason.GUARDIAN_MISSING),
+    Outcome(961, "too young, too", Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
+    Outcome(962, "a blurred photograph", Reason.GUARDIAN_UNUSABLE, needs=_GUARDIAN),
+    Outcome(963, "two faces", Reason.GUARDIAN_MISMATCH, needs=_GUARDIAN),
+    Outcome(964, "like the resident; a case", Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
+    Outcome(965, "not who came before; a case", Reason.GUARDIAN_CHANGED, needs=_GUARDIAN),
+    Outcome(966, "another name; a case", Reason.REPLACEMENT_ASKED, needs=_REPLACES),
+    Outcome(970, "two people decide; a case", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(GRANTED, "granted at once", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(972, "too many were asked for", Reason.EXCEPTION_LIMIT_REACHED, needs=_EXCEPTION),
+    Outcome(980, "signed by nobody who may", Reason.PROOF_INVALID, needs=_PROOF),
+    Outcome(981, "of another document", Reason.PROOF_MISBOUND, needs=_PROOF),
+    Outcome(982, "the issuer did not confirm", Reason.PROOF_REFUSED, needs=_PROOF),
+    Outcome(983, "too old", Reason.PROOF_STALE, needs=_PROOF),
+    Outcome(984, "of a level that is too low", Reason.PROOF_WEAK, needs=_PROOF),
+    Outcome(985, "used before", Reason.PROOF_REPLAYED, needs=_PROOF),
+)
 OUTCOMES = {one.serial: one for one in sorted(_ALL, key=lambda one: one.serial)}
 BY_REQUEST = {
     Reason.DOCUMENT_INVALID: "a wrong check digit, or another form",
@@ -234,15 +243,11 @@ def check(document: Document) -> CheckedDocument:
 
 def find_outcome(checked: CheckedDocument) -> Outcome:
     """The outcome of an enrollment under it; a document that is not sound has no serial."""
-    if not checked.is_well_formed:
+    if not checked.is_well_formed or checked.type not in TYPES:
         return APPROVED
-    if checked.type == PASSPORT:
-        text = checked.number[-3:]
-    elif checked.type not in _PATTERNS:
-        return APPROVED
-    else:
-        start = _PATTERNS[checked.type].index(_SERIAL)
-        text = checked.number[start : start + len(_SERIAL)]
+    is_passport, number = checked.type == PASSPORT, checked.number
+    start = -3 if is_passport else _PATTERNS[checked.type].index(_SERIAL)
+    text = number[start:][:3]
     return OUTCOMES.get(int(text), APPROVED) if text.isdigit() else APPROVED
 
 

@@ -4,26 +4,20 @@ registry brought to where the outcome follows, with the rules that the serial as
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from msgspec import structs
 
 from engine.cases import deaths, steps
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import (
-    DeadlinePassed,
-    LivenessReplayed,
-    NotFound,
-    NotReported,
-    RequestError,
-    StorageFull,
-    TooManyFailures,
-)
+from engine.errors import NotFound, NotReported, RequestError
 from engine.lifecycle.reverification import SimChange, SimChangeTerms
 from engine.matching.bulk_enrollment import (
     HolderCache,
@@ -37,10 +31,15 @@ from engine.matching.checks.lines import LineCheck
 from engine.matching.checks.liveness import LivenessCheck, LivenessTerms
 from engine.matching.checks.people import PeopleCheck
 from engine.matching.checks.picture import FaceVector
-from engine.matching.documents import CheckedDocument
-from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
+from engine.matching.holders import (
+    ask_erasure,
+    block_document,
+    find_document,
+    find_target,
+    watch_face,
+)
 from engine.matching.judge import DecisionCheck, Judge, JudgedBatch
-from engine.matching.lines import LINE_UNKNOWN, close_line, find_line, normalise_line
+from engine.matching.lines import LINE_UNKNOWN, close_line, find_line, read_line
 from engine.matching.requests import (
     Answer,
     EnrollmentRequest,
@@ -71,7 +70,7 @@ from schema.options import LineLimits, LivenessRules, PeopleRules
 from schema.people import DeathSource, ProofWay
 from schema.reasons import About, LivenessMode, Reason
 from serving.deployment.deployment import Deployment
-from serving.errors import Busy, Interrupted, NotReady
+from serving.errors import NotReady
 from serving.registrar.open_registry import OpenRegistry
 from serving.registrar.protocol import (
     CallContext,
@@ -85,7 +84,7 @@ from serving.registrar.service import RegistrarService
 from serving.sandbox import outcomes
 from serving.sandbox.outcomes import (
     ANYBODY,
-    AUTHORITY_REASONS,
+    DEPARTED,
     RESIDENT,
     WATCHED,
     Outcome,
@@ -97,19 +96,16 @@ from serving.sandbox.outcomes import (
     make_pair,
 )
 
+T = TypeVar("T", EnrollmentRequest, GuardianShown)
+
 ACTOR = "sandbox"
 CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
 OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
+_OUTLETS = {CARRIER: OUTLET, OTHER_CARRIER: OTHER_OUTLET}
 REPORTED_SINCE = date(2025, 1, 1)
 LINE_LIMIT = Carrier("", "").line_limit
-_LINE_LIMITS = {
-    Reason.PERSON_LIMIT_REACHED: LineLimits(LINE_LIMIT),
-    Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets={OUTLET: 1, OTHER_OUTLET: 1}),
-    Reason.DAY_LIMIT_REACHED: LineLimits(day_limit=1),
-    Reason.APPROVAL_MISSING: LineLimits(approval_h=1),
-}
-_CARRIERS = frozenset({CARRIER, OTHER_CARRIER})
-SLOW_S, READY_S = 3.0, 120.0
+READY_S = 120.0
+_DELAYS_S = {outcomes.SLOW: 3.0, outcomes.SILENT: READY_S}
 MOST_KEYS = 10_000
 _PEOPLE = Actor(ACTOR, "sandbox one"), Actor(ACTOR, "sandbox two")
 _RESIDENT = Document("cn-ric", make_number("cn-ric", 899), "Sandbox Resident")
@@ -117,22 +113,49 @@ _DEPARTED = Document("cn-ric", make_number("cn-ric", 898), "Sandbox Departed")
 _HELD_FOR = timedelta(days=3650)
 """An erasure waits for its case as long as anybody tests with it."""
 
-_ALIVE = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.REQUIRED)})
-_WITH_GUARDIANS = PeopleRules(age_of_majority=18)
-_PEOPLE_RULES = {
-    **dict.fromkeys(outcomes.GUARDIAN_REASONS, _WITH_GUARDIANS),
-    # Nobody is old enough to answer for others.
-    Reason.GUARDIAN_REFUSED: replace(_WITH_GUARDIANS, age_of_majority=200),
-    Reason.GUARDIAN_CHANGED: replace(_WITH_GUARDIANS, minor_face="guardian"),
-    Reason.EXCEPTION_ASKED: PeopleRules(exceptions=True, exceptions_per_outlet=10**9),
-    Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(exceptions=True, exceptions_per_outlet=0),
-}
 _SAID = {
     Reason.AUTHORITY_UNAVAILABLE: (AuthorityCode.TIMEOUT, ()),
     Reason.AUTHORITY_UNKNOWN_DOCUMENT: (AuthorityCode.UNKNOWN_DOCUMENT, ()),
     Reason.AUTHORITY_CONTRADICTS: (AuthorityCode.NOT_VALID, (Standing.LOST,)),
 }
 """What the authority said, where a serial stands for a reason of it."""
+_LIVENESS_REASONS = frozenset(one for one in Reason if one.row.about is About.LIVENESS)
+_ALIVE = LivenessTerms({None: LivenessRules(enrollment=LivenessMode.REQUIRED)})
+_TERMS: Mapping[Reason | None, Any] = {
+    **dict.fromkeys(_LIVENESS_REASONS, _ALIVE),
+    **dict.fromkeys(_SAID, AuthorityTerms()),
+    **dict.fromkeys(outcomes.GUARDIAN_REASONS, PeopleRules(age_of_majority=18)),
+    # Nobody is old enough to answer for others.
+    Reason.GUARDIAN_REFUSED: PeopleRules(age_of_majority=200),
+    Reason.GUARDIAN_CHANGED: PeopleRules(age_of_majority=18, minor_face="guardian"),
+    Reason.EXCEPTION_ASKED: PeopleRules(exceptions=True, exceptions_per_outlet=10**9),
+    Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(exceptions=True, exceptions_per_outlet=0),
+    Reason.PERSON_LIMIT_REACHED: LineLimits(LINE_LIMIT),
+    Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets=dict.fromkeys(_OUTLETS.values(), 1)),
+    Reason.DAY_LIMIT_REACHED: LineLimits(day_limit=1),
+    Reason.APPROVAL_MISSING: LineLimits(approval_h=1),
+}
+"""The terms of a check that a serial stands for."""
+_PROVEN = PeopleRules(proofs=dict.fromkeys(ProofWay, "approved"))
+_CHECKS: Mapping[type, type[DecisionCheck]] = {
+    LivenessTerms: LivenessCheck,
+    AuthorityTerms: AuthorityCheck,
+    PeopleRules: PeopleCheck,
+    LineLimits: LineCheck,
+}
+"""The check of each kind of terms."""
+_LOOK_ALIKES = {
+    Reason.DUPLICATE_IDENTITY: RESIDENT,
+    Reason.POSSIBLE_DUPLICATE: RESIDENT,
+    Reason.WATCHLISTED: WATCHED,
+    Reason.DECEASED_LOOK_ALIKE: DEPARTED,
+}
+_AS_GUARDIAN = {
+    Reason.GUARDIAN_UNUSABLE: Reason.BLURRED,
+    Reason.GUARDIAN_MISMATCH: Reason.FACE_MISMATCH,
+    Reason.GUARDIAN_DUPLICATE: Reason.POSSIBLE_DUPLICATE,
+}
+"""For which reason the guardian's photographs would be refused, were the guardian enrolled."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -144,27 +167,14 @@ class SandboxJudge(Judge):
     ) -> JudgedBatch:
         """One at a time, since each has rules of its own."""
         (request,) = requests
-        outcome = find_outcome(outcomes.check(request.document))
-        proven = PeopleRules(proofs=dict.fromkeys(ProofWay, "approved"))
-        is_proven = request.proof is not None
-        rules = self._with(PeopleCheck, proven) if is_proven else self._follow(outcome.reason)
-        return Judge.judge(rules, requests, writer, **given)
-
-    def _follow(self, reason: Reason | None) -> Judge:
-        if reason is not None and reason.row.about is About.LIVENESS:
-            return self._with(LivenessCheck, _ALIVE)
-        if reason in AUTHORITY_REASONS:
-            return self._with(AuthorityCheck, AuthorityTerms())
-        if reason in _PEOPLE_RULES:
-            return self._with(PeopleCheck, _PEOPLE_RULES[reason])
+        reason = find_outcome(outcomes.check(request.document)).reason
+        terms = _PROVEN if request.proof is not None else _TERMS.get(reason)
+        adapted = self
+        if terms is not None:
+            adapted = replace(self, checks={**self.checks, _CHECKS[type(terms)]: terms})
         if reason is Reason.NOT_SEARCHED:
-            return replace(self, unkept=_CARRIERS, unsearched=_CARRIERS)
-        if reason in _LINE_LIMITS:
-            return self._with(LineCheck, _LINE_LIMITS[reason])
-        return self
-
-    def _with(self, check: type[DecisionCheck], terms: Any) -> Judge:
-        return replace(self, checks={**self.checks, check: terms})
+            adapted = replace(adapted, unkept=_OUTLETS, unsearched=_OUTLETS)
+        return Judge.judge(adapted, requests, writer, **given)
 
 
 @frozen
@@ -203,7 +213,7 @@ class SandboxDeployment(Deployment):
     def sim_changes(self) -> SimChangeTerms:
         """Both carriers report every change, unless the settings say since when."""
         usual = super().sim_changes
-        since = dict.fromkeys((CARRIER, OTHER_CARRIER), REPORTED_SINCE)
+        since = dict.fromkeys(_OUTLETS, REPORTED_SINCE)
         return SandboxSimChanges({**since, **usual.since}, usual.kept)
 
 
@@ -212,8 +222,8 @@ class SandboxRegistrar(RegistrarClient):
 
     def __init__(self, service: RegistrarService) -> None:
         self._service = service
-        self._asked: dict[str, None] = {}
-        """Idempotency-Keys that were answered with an error once."""
+        self._asked = deque[str](maxlen=MOST_KEYS)
+        """Idempotency-Keys that came before."""
 
     async def status(self) -> Status:
         return await self._service.status()
@@ -226,8 +236,10 @@ class SandboxRegistrar(RegistrarClient):
             assert target.document is not None, "the type wants one"
             outcome = find_outcome(outcomes.check(target.document))
             arguments = (target, _tell_proof(outcome))
-        if method in _SHOWN:
-            arguments = await asyncio.to_thread(self._show, method, arguments)
+        for place, one in enumerate(arguments):
+            if isinstance(one, HolderFace):
+                shown = await asyncio.to_thread(self._show, arguments[place - 1], one)
+                arguments = (*arguments[:place], shown, *arguments[place + 1 :])
         return await self._service.perform(method, arguments, context)
 
     async def settle(self) -> None:
@@ -242,7 +254,7 @@ class SandboxRegistrar(RegistrarClient):
     def _settle(self) -> None:
         opened = self._service.require()
         _admit(opened, _RESIDENT, _find_face(opened, RESIDENT))
-        _report_dead(opened, _DEPARTED, _find_face(opened, outcomes.DEPARTED))
+        _report_dead(opened, _admit(opened, _DEPARTED, _find_face(opened, DEPARTED)))
         if not len(opened.registrar.watchlist):
             watched = _find_face(opened, WATCHED)
             watch_face(opened.registrar, watched, "the sandbox's own entry", ACTOR)
@@ -250,92 +262,64 @@ class SandboxRegistrar(RegistrarClient):
     async def _enroll(self, request: EnrollmentRequest, context: CallContext) -> Reply:
         outcome = find_outcome(outcomes.check(request.document))
         scope = f"{request.carrier}\0{request.idempotency_key}"
-        is_first = scope not in self._asked
-        self._asked[scope] = None
-        while len(self._asked) > MOST_KEYS:
-            del self._asked[next(iter(self._asked))]
-        await _interrupt(outcome, is_first=is_first)
+        error = None
+        if outcome.error is not None and not (outcome.is_once and scope in self._asked):
+            error = outcome.error(f"{outcome.what}, as this serial says")
+        self._asked.append(scope)
+        await asyncio.sleep(_DELAYS_S.get(outcome.serial, 0.0))
+        if error is not None and outcome.serial != outcomes.LOST_AFTER:
+            raise error
         known = await asyncio.to_thread(self._prepare, outcome, request)
         reply = await self._service.perform("enroll", (known,), context)
-        if outcome.serial == outcomes.LOST_AFTER and is_first:
-            raise Interrupted("lost after it was stored, as this serial says: ask again")
+        if error is not None:
+            raise error
         if outcome.serial == outcomes.GRANTED and isinstance(reply.value, Answer):
             await asyncio.to_thread(_grant, self._service.require(), reply.value)
         return reply
 
     def _prepare(self, outcome: Outcome, request: EnrollmentRequest) -> EnrollmentRequest:
         """The request with the faces that lead to the outcome, in a registry where they do."""
-        opened = self._service.require()
+        opened, reason = self._service.require(), outcome.reason
         checked = outcomes.check(request.document)
-        if not checked.is_well_formed or not _is_new(opened, request):
+        scope = idempotency_scope(opened.store.vault, request.carrier, request.idempotency_key)
+        # A stored answer asks for nothing to be prepared.
+        if not checked.is_well_formed or opened.store.answers([scope]):
             return request
-        name = _name(checked)
-        own = make_face(name, opened.gallery.dim)
-        _PREPARATIONS.get(outcome.reason, Preparation.free)(Preparation(opened, request, own))
-        live, portrait = make_pair(_choose_face(opened, outcome, own, name), name)
-        if outcome.reason is Reason.FACE_MISMATCH:
-            portrait = make_near(live, f"{name} portrait", 0.05)
-        # Of a minor whose face is on file the guardian comes alone.
-        is_absent = outcome.reason is Reason.GUARDIAN_CHANGED and request.guardian is not None
-        return replace(
-            request,
-            live=ABSENT if is_absent else _show_face(opened, request.live, live, outcome.reason),
-            portrait=ABSENT if is_absent else _show_face(opened, request.portrait, portrait),
-            guardian=_show_guardian(opened, request.guardian, outcome),
-            liveness=_tell_liveness(request, outcome),
-            authority=_tell_authority(request, outcome),
-            proof=None if request.proof is None else _tell_proof(outcome),
-        )
+        own = make_face(f"{checked.type} {checked.number}", opened.gallery.dim)
+        preparation = Preparation(opened, request, own)
+        preparation.free(1 if outcome.is_of_minor else LINE_LIMIT)
+        if (prepare := _PREPARATIONS.get(reason)) is not None:
+            prepare(preparation)
+        changes: dict[str, Any] = {}
+        if request.guardian is not None:
+            seen = None if reason is None else _AS_GUARDIAN.get(reason)
+            changes["guardian"] = _show_pair(opened, request.guardian, seen)
+        if reason in _LIVENESS_REASONS:
+            changes["liveness"] = RecordedLiveness("required", reason)
+        if reason in _SAID:
+            code, standings = _SAID[reason]
+            said = AuthorityResult(ACTOR, code, utc_now(), standings)
+            changes["authority"] = {DocumentRole.OWN: said}
+        if request.proof is not None:
+            changes["proof"] = _tell_proof(outcome)
+        if reason is Reason.GUARDIAN_CHANGED and request.guardian is not None:
+            # Of a minor whose face is on file the guardian comes alone.
+            return replace(request, live=ABSENT, portrait=ABSENT, **changes)
+        return replace(_show_pair(opened, request, reason), **changes)
 
-    def _show(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The call with the holder's own face in place of anybody's."""
+    def _show(self, target: Document | LineTarget | str, shown: HolderFace) -> HolderFace:
+        """The holder's own face in place of anybody's."""
         opened = self._service.require()
-        place = _SHOWN[method]
-        given: HolderFace = arguments[place]
-        record = _find_holder(opened, method, arguments)
-        is_anybody = _is_anybody(opened, given.face.vector)
-        if record is None or not record.reference_ids or not is_anybody:
-            return arguments
-        reference = opened.gallery.vectors(np.array(record.reference_ids[:1], np.int64))[0]
-        face = FaceVector(make_near(reference, "probe", outcomes.ALIKE))
-        return (*arguments[:place], replace(given, face=face), *arguments[place + 1 :])
-
-
-_SHOWN = {"check_line": 1, "check_document": 1, "read_lines": 1, "dispute_line": 2}
-"""Calls that hold a face against a holder, and the place of the face among their arguments."""
-
-
-async def _interrupt(outcome: Outcome, *, is_first: bool) -> None:
-    """Waits or raises what the serial asks for."""
-    said = "as this serial says"
-    match outcome.serial:
-        case outcomes.SLOW:
-            await asyncio.sleep(SLOW_S)
-        case outcomes.SILENT:
-            await asyncio.sleep(READY_S)
-            raise DeadlinePassed(f"no time left, {said}: nothing was stored")
-        case outcomes.NOT_READY:
-            raise NotReady(f"not ready, {said}")
-        case outcomes.BUSY:
-            raise Busy(f"too busy, {said}: try again later")
-        case outcomes.BUSY_ONCE if is_first:
-            raise Busy(f"too busy for the first request, {said}: try again later")
-        case outcomes.LOST_BEFORE if is_first:
-            raise Interrupted(f"lost before it was stored, {said}: ask again")
-        case outcomes.FULL:
-            raise StorageFull(f"the storage is full, {said}: nothing was stored")
-        case outcomes.BROKEN:
-            raise RuntimeError(f"a fault, {said}")
-        case outcomes.BOUNDED:
-            raise TooManyFailures(f"too many failed checks, {said}")
-        case outcomes.REPLAYED:
-            raise LivenessReplayed(f"this evidence of liveness was used before, {said}")
-
-
-def _is_new(opened: OpenRegistry, request: EnrollmentRequest) -> bool:
-    """True where it is to be judged: a stored answer asks for nothing to be prepared."""
-    scope = idempotency_scope(opened.store.vault, request.carrier, request.idempotency_key)
-    return scope not in opened.store.answers([scope])
+        with suppress(RequestError):
+            if isinstance(target, LineTarget):
+                target = read_line(opened.store, target.text).document_id
+            record = find_target(opened.store, target, utc_now().date())
+            if record.reference_ids and _is_anybody(opened, shown.face.vector):
+                ids = np.array(record.reference_ids[:1], np.int64)
+                (reference,) = opened.gallery.vectors(ids)
+                face = FaceVector(make_near(reference, "probe", outcomes.ALIKE))
+                return replace(shown, face=face)
+        return shown
 
 
 def _find_face(opened: OpenRegistry, name: str) -> Vector:
@@ -344,73 +328,33 @@ def _find_face(opened: OpenRegistry, name: str) -> Vector:
     return np.asarray(face, np.float32)
 
 
-def _name(checked: CheckedDocument) -> str:
-    """The name of the face that a document's holder has."""
-    return f"{checked.type} {checked.number}"
-
-
 def _is_anybody(opened: OpenRegistry, vector: Vector) -> bool:
     return bool(vector @ _find_face(opened, ANYBODY) > 0.5)
 
 
-def _choose_face(opened: OpenRegistry, outcome: Outcome, own: Vector, name: str) -> Vector:
-    thresholds = opened.thresholds
-    match outcome.reason:
-        case Reason.DUPLICATE_IDENTITY:
-            return make_near(_find_face(opened, RESIDENT), name, (thresholds.certain + 1) / 2)
-        case Reason.POSSIBLE_DUPLICATE:
-            between = (thresholds.review + thresholds.certain) / 2
-            return make_near(_find_face(opened, RESIDENT), name, between)
-        case Reason.WATCHLISTED:
-            return make_near(_find_face(opened, WATCHED), name, outcomes.ALIKE)
-        case Reason.DECEASED_LOOK_ALIKE:
-            between = (thresholds.review + thresholds.certain) / 2
-            return make_near(_find_face(opened, outcomes.DEPARTED), name, between)
-    return own
-
-
-def _show_guardian(
-    opened: OpenRegistry, guardian: GuardianShown | None, outcome: Outcome
-) -> GuardianShown | None:
-    """The guardian with a face of the document's own, or with what the minor's serial says."""
-    if guardian is None:
-        return None
-    name = _name(outcomes.check(guardian.document))
-    own, thresholds = make_face(name, opened.gallery.dim), opened.thresholds
-    if outcome.reason is Reason.GUARDIAN_DUPLICATE:
-        between = (thresholds.review + thresholds.certain) / 2
-        own = make_near(_find_face(opened, RESIDENT), name, between)
-    live, portrait = make_pair(own, name)
-    if outcome.reason is Reason.GUARDIAN_MISMATCH:
-        live = make_near(portrait, f"{name} live", 0.05)
-    problem = Reason.BLURRED if outcome.reason is Reason.GUARDIAN_UNUSABLE else None
+def _show_pair(opened: OpenRegistry, shown: T, reason: Reason | None) -> T:
+    """An applicant or a guardian with a face of the document's own, or with what is wrong."""
+    checked, bounds = outcomes.check(shown.document), opened.thresholds
+    name = f"{checked.type} {checked.number}"
+    face = make_face(name, opened.gallery.dim)
+    if reason in _LOOK_ALIKES:
+        least = 1 if reason is Reason.DUPLICATE_IDENTITY else bounds.review
+        other = _find_face(opened, _LOOK_ALIKES[reason])
+        face = make_near(other, name, (bounds.certain + least) / 2)
+    live, portrait = make_pair(face, name)
+    if reason is Reason.FACE_MISMATCH:
+        portrait = make_near(live, f"{name} portrait", 0.05)
     return replace(
-        guardian,
-        live=_show_face(opened, guardian.live, live, problem),
-        portrait=guardian.portrait and _show_face(opened, guardian.portrait, portrait),
+        shown,
+        live=_show_face(opened, shown.live, live, reason),
+        portrait=shown.portrait and _show_face(opened, shown.portrait, portrait),
     )
-
-
-def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> RecordedLiveness | None:
-    if outcome.reason is None or outcome.reason.row.about is not About.LIVENESS:
-        return request.liveness
-    return RecordedLiveness("required", outcome.reason)
 
 
 def _tell_proof(outcome: Outcome) -> RecordedProof:
     """Every proof holds, unless the serial says what is wrong with it."""
     problem = outcome.reason if outcome.reason in outcomes.PROOF_REASONS else None
     return RecordedProof(problem, ProofWay.MOBILE_ID, ACTOR, new_id(), issued_at=utc_now())
-
-
-def _tell_authority(
-    request: EnrollmentRequest, outcome: Outcome
-) -> Mapping[DocumentRole, AuthorityResult]:
-    if outcome.reason not in _SAID:
-        return request.authority
-    assert outcome.reason is not None
-    code, standings = _SAID[outcome.reason]
-    return {DocumentRole.OWN: AuthorityResult(ACTOR, code, utc_now(), standings)}
 
 
 def _show_face(
@@ -424,26 +368,6 @@ def _show_face(
     return replace(sample, vector=None if reason is Reason.NO_FACE else vector, problems=(reason,))
 
 
-def _find_document(opened: OpenRegistry, document: Document) -> DocumentRecord | None:
-    try:
-        return find_document(opened.store, document, utc_now().date())
-    except (NotFound, RequestError):
-        return None
-
-
-def _find_holder(
-    opened: OpenRegistry, method: str, arguments: tuple[Any, ...]
-) -> DocumentRecord | None:
-    """Whom the call is about; None for nobody."""
-    target = arguments[1] if method == "dispute_line" else arguments[0]
-    if isinstance(target, Document):
-        return _find_document(opened, target)
-    if isinstance(target, LineTarget):
-        line = find_line(opened.store, normalise_line(target.text))
-        target = "" if line is None else line.document_id
-    return opened.store.documents_by_id([target]).get(target)
-
-
 @frozen
 class Preparation:
     """Brings the registry to where the outcome of an enrollment follows; `own` is the face of the
@@ -453,74 +377,39 @@ class Preparation:
     request: EnrollmentRequest
     own: Vector
 
-    def free(self) -> None:
-        """A number that is in use, and a holder with all lines, are free again: tests repeat."""
+    def free(self, most: int) -> None:
+        """A number that is in use, and a holder with so many lines, are free again: tests repeat. A
+        guardian answers for as many lines as one may have: what a minor had ends."""
+        registrar, store = self.opened.registrar, self.opened.store
         number = normalise_msisdn(self.request.msisdn)
-        if find_line(self.opened.store, number) is not None:
-            close_line(self.opened.registrar, self.opened.store, number, ACTOR)
-        self._close_from(LINE_LIMIT)
+        if find_line(store, number) is not None:
+            close_line(registrar, store, number, ACTOR)
+        with suppress(NotFound):
+            record = find_document(store, self.request.document, utc_now().date())
+            held = store.lines_in_use_of([record.id]).get(record.id, [])
+            for line in held if len(held) >= most else ():
+                close_line(registrar, store, line.id, ACTOR)
 
-    def free_all(self) -> None:
-        """A guardian answers for as many lines as one may have: what a minor had ends."""
-        self.free()
-        self._close_from(1)
-
-    def _close_from(self, least: int) -> None:
-        """Closes the lines under the document, where there are so many at least."""
-        store, record = self.opened.store, self._record()
-        lines = [] if record is None else store.lines_in_use_of([record.id]).get(record.id, [])
-        for line in lines if len(lines) >= least else ():
-            close_line(self.opened.registrar, store, line.id, ACTOR)
-
-    def hold_by_another_name(self) -> None:
-        self.free()
-        _admit(
-            self.opened, structs.replace(self.request.document, name="Sandbox Namesake"), self.own
-        )
-
-    def hold_replaced(self) -> None:
-        self.free()
-        if self.request.replaces is not None:
-            replaced = structs.replace(self.request.replaces, name="Sandbox Namesake")
-            _admit(self.opened, replaced, self.own)
-
-    def hold_minor(self) -> None:
-        self.free_all()
-        self._admit_own()
-
-    def hold_by_another(self) -> None:
-        self.free()
-        _admit(self.opened, self.request.document, make_near(self.own, "another holder", 0.05))
+    def rename(self, document: Document | None) -> None:
+        """Holds a document under another name."""
+        if document is not None and outcomes.check(document).is_well_formed:
+            _admit(self.opened, structs.replace(document, name="Sandbox Namesake"), self.own)
 
     def use_number(self) -> None:
-        number = normalise_msisdn(self.request.msisdn)
-        line = OpenedLine(number, OTHER_CARRIER, OTHER_OUTLET, utc_now())
+        line = self._open_line(OTHER_CARRIER, normalise_msisdn(self.request.msisdn))
         _admit(self.opened, _RESIDENT, _find_face(self.opened, RESIDENT), [line])
 
-    def fill_lines(self) -> None:
-        self._fill(self.request.carrier, self.request.outlet)
+    def fill(self, carrier: str) -> None:
+        """Holds all lines with a carrier."""
+        self.hold([self._open_line(carrier, self._make_msisdn(n)) for n in range(LINE_LIMIT)])
 
     def fill_elsewhere(self) -> None:
-        is_other = self.request.carrier == OTHER_CARRIER
-        self._fill(*((CARRIER, OUTLET) if is_other else (OTHER_CARRIER, OTHER_OUTLET)))
-
-    def _fill(self, carrier: str, outlet: str) -> None:
-        self.free()
-        at = (carrier, outlet, utc_now())
-        lines = [OpenedLine(self._make_msisdn(place), *at) for place in range(LINE_LIMIT)]
-        _admit(self.opened, self.request.document, self.own, lines)
-
-    def _make_msisdn(self, place: int) -> str:
-        """A number that nobody asks for."""
-        number = outcomes.check(self.request.document).number
-        return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
+        self.fill(CARRIER if self.request.carrier == OTHER_CARRIER else OTHER_CARRIER)
 
     def await_erasure(self) -> None:
-        self.free()
-        record = self._record()
-        if record is not None and record.awaits_erasure:
+        opened, record = self.opened, self.hold()
+        if record.awaits_erasure:
             return
-        opened, record = self.opened, self._admit_own()
         case = NewCase(
             kind=CaseKind.STOLEN_DOCUMENT, origin=CaseOrigin.DECISION, document_ids=(record.id,)
         )
@@ -535,23 +424,14 @@ class Preparation:
 
     def withdraw(self) -> None:
         """From the carrier that asks, which had the holder."""
-        self.free()
-        record = self._record()
-        if record is None or not record.refuses_face(self.request.carrier):
-            given = (self.request.carrier, self.request.outlet, utc_now())
-            line = OpenedLine(self._make_msisdn(LINE_LIMIT), *given)
-            _admit(self.opened, self.request.document, self.own, [line])
-            deployment, document = self.opened.deployment, self.request.document
-            deployment.erase(document, ACTOR, self.request.carrier, scope=ErasureScope.FACE)
-
-    def bury(self) -> None:
-        self.free()
-        _report_dead(self.opened, self.request.document, self.own)
+        carrier = self.request.carrier
+        record = self.hold([self._open_line(carrier, self._make_msisdn(LINE_LIMIT))])
+        if not record.refuses_face(carrier):
+            self.opened.deployment.erase(record.id, ACTOR, carrier, scope=ErasureScope.FACE)
 
     def replace(self) -> None:
         """By an enrollment with another carrier, whose feed says so and not the caller's."""
-        self.free()
-        record = self._admit_own()
+        record = self.hold()
         if record.id in self.opened.store.people.standing([record.id]).replaced:
             return
         msisdn, name = self._make_msisdn(LINE_LIMIT), self.request.document.name
@@ -569,38 +449,45 @@ class Preparation:
         self.opened.registrar.enroll([successor])
 
     def block(self) -> None:
-        record = self._record()
-        if record is None or record.blocked_at is None:
-            self._admit_own()
+        if self.hold().blocked_at is None:
             registrar, store = self.opened.registrar, self.opened.store
             block_document(registrar, store, self.request.document, ACTOR)
 
-    def _record(self) -> DocumentRecord | None:
-        return _find_document(self.opened, self.request.document)
+    def hold(self, lines: Sequence[OpenedLine] = ()) -> DocumentRecord:
+        return _admit(self.opened, self.request.document, self.own, lines)
 
-    def _admit_own(self) -> DocumentRecord:
-        return _admit_record(self.opened, self.request.document, self.own)
+    def _make_msisdn(self, place: int) -> str:
+        """A number that nobody asks for."""
+        number = outcomes.check(self.request.document).number
+        return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
+
+    def _open_line(self, carrier: str, number: str) -> OpenedLine:
+        return OpenedLine(number, carrier, _OUTLETS[carrier], utc_now())
 
 
-_PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], None]] = {
-    Reason.NAME_MISMATCH: Preparation.hold_by_another_name,
-    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: Preparation.hold_by_another,
+_PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], object]] = {
+    Reason.NAME_MISMATCH: lambda it: it.rename(it.request.document),
+    Reason.REPLACEMENT_ASKED: lambda it: it.rename(it.request.replaces),
+    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: lambda it: _admit(
+        it.opened, it.request.document, make_near(it.own, "another holder", 0.05)
+    ),
     Reason.LINE_IN_USE: Preparation.use_number,
-    Reason.LINE_LIMIT_REACHED: Preparation.fill_lines,
+    Reason.LINE_LIMIT_REACHED: lambda it: it.fill(it.request.carrier),
     Reason.DOCUMENT_BLOCKED: Preparation.block,
     Reason.ERASURE_PENDING: Preparation.await_erasure,
     Reason.CONSENT_WITHDRAWN: Preparation.withdraw,
-    Reason.HOLDER_DECEASED: Preparation.bury,
+    Reason.HOLDER_DECEASED: lambda it: _report_dead(it.opened, it.hold()),
     Reason.DOCUMENT_REPLACED: Preparation.replace,
-    **dict.fromkeys(_LINE_LIMITS, Preparation.fill_elsewhere),
-    Reason.REPLACEMENT_ASKED: Preparation.hold_replaced,
-    **dict.fromkeys(outcomes.GUARDIAN_REASONS, Preparation.free_all),
-    Reason.GUARDIAN_CHANGED: Preparation.hold_minor,
+    **{
+        reason: Preparation.fill_elsewhere
+        for reason, terms in _TERMS.items()
+        if isinstance(terms, LineLimits)
+    },
+    Reason.GUARDIAN_CHANGED: Preparation.hold,
 }
 
 
-def _report_dead(opened: OpenRegistry, document: Document, face: Vector) -> None:
-    record = _admit_record(opened, document, face)
+def _report_dead(opened: OpenRegistry, record: DocumentRecord) -> None:
     if record.id not in opened.store.people.standing([record.id]).deceased:
         source = DeathSource.OTHER
         deaths.report(opened.registrar, opened.store, record.id, source, _PEOPLE[0])
@@ -608,8 +495,8 @@ def _report_dead(opened: OpenRegistry, document: Document, face: Vector) -> None
 
 def _admit(
     opened: OpenRegistry, document: Document, face: Vector, lines: Sequence[OpenedLine] = ()
-) -> None:
-    """Enters a holder, as an import does; what is there already stays."""
+) -> DocumentRecord:
+    """Enters a holder, as an import does; what is there already stays. Returns its record."""
     checked = outcomes.check(document)
     subscribers = [
         Subscriber(name=document.name, document=checked, vector=face, line=line)
@@ -624,14 +511,7 @@ def _admit(
             admit_planned(writer, gallery, plan, actor=ACTOR, subject=ACTOR, detail={})
 
     opened.registrar.run(perform)
-
-
-def _admit_record(opened: OpenRegistry, document: Document, face: Vector) -> DocumentRecord:
-    """The same, and its record."""
-    _admit(opened, document, face)
-    record = _find_document(opened, document)
-    assert record is not None, "it was admitted"
-    return record
+    return find_document(opened.store, document, utc_now().date())
 
 
 def _grant(opened: OpenRegistry, answer: Answer) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import ImageError, RequestError
 from engine.faces.extractor import Extracted, Extraction, Extractor, Kinds
@@ -199,24 +198,6 @@ class PictureReader(Extractor):
 _QUALITY = Quality(80.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.9, 2000.0, 0.0)
 
 
-HEADER = (b"sosie-sandbox", b"no face is looked at")
-"""Of each of its answers, and of none of a service's."""
-
-
-def mark(application: ASGIApp) -> ASGIApp:
-    """The application with a header that tells its answers from those of a service."""
-
-    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], HEADER]}
-            await send(message)
-
-        await application(scope, receive, send_marked)
-
-    return marked
-
-
 @frozen
 class Sandbox:
     """An open sandbox: its application, for a server or for a test."""
@@ -229,7 +210,7 @@ class Sandbox:
         """Serves until `stop` is set; `ready` gets the address."""
         host = self.host
         config = uvicorn.Config(
-            mark(build_app(self.parts)),
+            build_app(self.parts),
             host=host,
             port=port,
             lifespan="off",
@@ -239,6 +220,8 @@ class Sandbox:
             log_level="critical",
             access_log=False,
             server_header=False,
+            # Of none of a service's answers.
+            headers=[("sosie-sandbox", "no face is looked at")],
         )
         server = uvicorn.Server(config)
 
@@ -312,10 +295,6 @@ async def _describe() -> EmbedderStatus:
     return EmbedderStatus("sandbox", "no face is looked at")
 
 
-LOOK_EVERY_S = 0.2
-"""Between two looks at signals."""
-
-
 def serve_sandbox(
     folder: Path | None, host: str, port: int, ready: Callable[[str, Path, Mapping[str, str]], None]
 ) -> None:
@@ -333,9 +312,5 @@ def serve_sandbox(
         keys = prepare(home)
         sandbox = stack.enter_context(open_sandbox(home, host))
         # In a thread: uvicorn takes the signals of a main thread for itself.
-        served = stack.enter_context(ThreadPoolExecutor(1)).submit(
-            sandbox.run, port, lambda url: ready(url, home, keys), stop
-        )
-        while not wait([served], LOOK_EVERY_S).done:
-            pass
-        served.result()
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        thread.submit(sandbox.run, port, lambda url: ready(url, home, keys), stop).result()
