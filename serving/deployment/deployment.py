@@ -201,6 +201,7 @@ class Deployment(Closing):
     `RequestError` for a sandbox's home, which its own command alone opens."""
 
     is_of_sandbox = False
+    judge_class: type[Judge] = Judge
     observer: Observer | None = None
     tell: Tell | None = None
 
@@ -379,7 +380,7 @@ class Deployment(Closing):
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(
+        return self.judge_class(
             store=self.store,
             gallery=self.restored.gallery,
             watch=self.watchlist,

@@ -115,6 +115,11 @@ def _describe(endpoint: Endpoint) -> Json:
     checks = [f"pm.expect({json.dumps(statuses)}).to.include(pm.response.code);"]
     if endpoint.operation_id in _SUCCEEDS:
         checks = ["pm.expect(pm.response.code).to.be.below(300);"]
+    return _item(endpoint.summary, _request(endpoint), checks)
+
+
+def _request(endpoint: Endpoint, body: Json | None = None) -> Json:
+    """A request with this body, or with the endpoint's example."""
     # With what an earlier answer told, or with what a sandbox has.
     steps = (
         _VALUES.get(step[1:-1], f"{{{{{step[1:-1]}}}}}") if step.startswith("{") else step
@@ -129,8 +134,9 @@ def _describe(endpoint: Endpoint) -> Json:
     if endpoint.needs_idempotency_key:
         request["header"] = [{"key": "Idempotency-Key", "value": "{{$guid}}"}]
     if endpoint.body is not None:
-        request |= _write_body(_adapt(EXAMPLES[endpoint.body][0]))
-    return _item(endpoint.summary, request, checks)
+        raw = json.dumps(body or _adapt(EXAMPLES[endpoint.body][0]), indent=2)
+        request["body"] = {"mode": "raw", "raw": raw, "options": {"raw": {"language": "json"}}}
+    return request
 
 
 def _describe_outcome(outcome: Outcome) -> Json:
@@ -149,14 +155,8 @@ def _describe_outcome(outcome: Outcome) -> Json:
     else:
         decision = str(outcome.decision)
         checks.append(f"pm.expect(pm.response.json().decision).to.equal({decision!r});")
-    request = {
-        "method": "POST",
-        "url": "{{url}}" + example.path,
-        "header": [{"key": "Idempotency-Key", "value": "{{$guid}}"}],
-        **_write_body(body),
-    }
     name = str(outcome.reason or outcome.code or outcome.what)
-    return _item(f"{outcome.serial:03d} {name}", request, checks)
+    return _item(f"{outcome.serial:03d} {name}", _request(example, body), checks)
 
 
 def _item(name: str, request: Json, checks: Sequence[str]) -> Json:
@@ -195,11 +195,6 @@ def _write_query(endpoint: Endpoint) -> str:
         return ""
     required = [one.name for one in msgspec.structs.fields(endpoint.query) if one.required]
     return "?" + "&".join(f"{name}={_VALUES[name]}" for name in required) if required else ""
-
-
-def _write_body(body: Mapping[str, Any]) -> Json:
-    raw = json.dumps(body, indent=2)
-    return {"body": {"mode": "raw", "raw": raw, "options": {"raw": {"language": "json"}}}}
 
 
 def _adapt(example: Mapping[str, Any]) -> Json:

@@ -101,7 +101,7 @@ T = TypeVar("T", EnrollmentRequest, GuardianShown)
 ACTOR = "sandbox"
 CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
 OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
-_OUTLETS = {CARRIER: OUTLET, OTHER_CARRIER: OTHER_OUTLET}
+OUTLETS = {CARRIER: OUTLET, OTHER_CARRIER: OTHER_OUTLET}
 REPORTED_SINCE = date(2025, 1, 1)
 LINE_LIMIT = Carrier("", "").line_limit
 READY_S = 120.0
@@ -131,7 +131,7 @@ _TERMS: Mapping[Reason | None, Any] = {
     Reason.EXCEPTION_ASKED: PeopleRules(exceptions=True, exceptions_per_outlet=10**9),
     Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(exceptions=True, exceptions_per_outlet=0),
     Reason.PERSON_LIMIT_REACHED: LineLimits(LINE_LIMIT),
-    Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets=dict.fromkeys(_OUTLETS.values(), 1)),
+    Reason.CHANNEL_LIMIT_REACHED: LineLimits(outlets=dict.fromkeys(OUTLETS.values(), 1)),
     Reason.DAY_LIMIT_REACHED: LineLimits(day_limit=1),
     Reason.APPROVAL_MISSING: LineLimits(approval_h=1),
 }
@@ -173,7 +173,7 @@ class SandboxJudge(Judge):
         if terms is not None:
             adapted = replace(self, checks={**self.checks, _CHECKS[type(terms)]: terms})
         if reason is Reason.NOT_SEARCHED:
-            adapted = replace(adapted, unkept=_OUTLETS, unsearched=_OUTLETS)
+            adapted = replace(adapted, unkept=OUTLETS, unsearched=OUTLETS)
         return Judge.judge(adapted, requests, writer, **given)
 
 
@@ -198,12 +198,7 @@ class SandboxDeployment(Deployment):
     """A deployment whose judge goes by serials, and changes of SIM by the numbers asked about."""
 
     is_of_sandbox = True
-
-    @cached_property
-    def judge(self) -> Judge:
-        usual = super().judge
-        fields = {name: getattr(usual, name) for name in Judge.__dataclass_fields__}
-        return SandboxJudge(**fields)
+    judge_class = SandboxJudge
 
     @cached_property
     def people(self) -> PeopleRules:
@@ -213,7 +208,7 @@ class SandboxDeployment(Deployment):
     def sim_changes(self) -> SimChangeTerms:
         """Both carriers report every change, unless the settings say since when."""
         usual = super().sim_changes
-        since = dict.fromkeys(_OUTLETS, REPORTED_SINCE)
+        since = dict.fromkeys(OUTLETS, REPORTED_SINCE)
         return SandboxSimChanges({**since, **usual.since}, usual.kept)
 
 
@@ -462,7 +457,7 @@ class Preparation:
         return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
 
     def _open_line(self, carrier: str, number: str) -> OpenedLine:
-        return OpenedLine(number, carrier, _OUTLETS[carrier], utc_now())
+        return OpenedLine(number, carrier, OUTLETS[carrier], utc_now())
 
 
 _PREPARATIONS: Mapping[Reason | None, Callable[[Preparation], object]] = {

@@ -52,8 +52,8 @@ from serving.sandbox.sandbox_registrar import (
     CARRIER,
     CLOSED_OUTLET,
     OTHER_CARRIER,
-    OTHER_OUTLET,
     OUTLET,
+    OUTLETS,
     SandboxDeployment,
     SandboxRegistrar,
 )
@@ -82,13 +82,10 @@ def make_sandbox(home: Path) -> dict[str, str]:
     keys = {}
     with Deployment(home, _load(home)) as deployment:
         store = deployment.store
-        for carrier, outlets in (
-            (CARRIER, (OUTLET, CLOSED_OUTLET)),
-            (OTHER_CARRIER, (OTHER_OUTLET,)),
-        ):
+        for carrier, outlet in OUTLETS.items():
             store.add_carrier(Carrier(carrier, carrier), actor=ACTOR)
-            for outlet in outlets:
-                store.add_outlet(outlet, carrier, actor=ACTOR)
+            store.add_outlet(outlet, carrier, actor=ACTOR)
+        store.add_outlet(CLOSED_OUTLET, CARRIER, actor=ACTOR)
         store.close_outlet(CLOSED_OUTLET, actor=ACTOR)
         for name, (role, carrier_code, outlet_code) in KEYS.items():
             made = make_key(deployment.vault, is_of_sandbox=True)
@@ -135,26 +132,30 @@ def prepare(home: Path) -> dict[str, str]:
     return make_sandbox(home)
 
 
-def _load(home: Path) -> Settings:
+def _load(home: Path, host: str = "") -> Settings:
     """Its settings, whatever registry, files of sweeps and places for the audit chain the
     environment names: those are of people. What a test repeats is not bounded."""
     settings = load_settings(home)
-    # Each enrollment is judged by rules of its own.
-    one_by_one = settings.registrar.model_copy(update={"batch_size": 1})
-    own = {"registry": RegistrySettings(), "sweep": SweepSettings(), "audit": AuditSettings()}
-    changes = {**own, "limits": NO_LIMITS, "registrar": one_by_one}
-    return settings.model_copy(update=changes)
-
-
-def _open_loopback(settings: Settings) -> Settings:
-    """The same with webhooks on this machine, which is nobody else's network."""
-    given, own = settings.webhooks, tuple(map(ip_network, ("127.0.0.0/8", "::1/128")))
-    carriers = {one: given.networks_of(one) + own for one in (CARRIER, OTHER_CARRIER)}
-    changes: dict[str, object] = {
-        "allowed_networks": given.allowed_networks + own,
-        "carrier_networks": given.carrier_networks | carriers,
+    webhooks = settings.webhooks
+    if host in LOOPBACK:
+        # This machine is nobody else's network.
+        own = tuple(map(ip_network, ("127.0.0.0/8", "::1/128")))
+        carriers = {one: webhooks.networks_of(one) + own for one in OUTLETS}
+        opened = {
+            "allowed_networks": webhooks.allowed_networks + own,
+            "carrier_networks": webhooks.carrier_networks | carriers,
+        }
+        webhooks = webhooks.model_copy(update=opened)
+    changes = {
+        "registry": RegistrySettings(),
+        "sweep": SweepSettings(),
+        "audit": AuditSettings(),
+        "limits": NO_LIMITS,
+        # Each enrollment is judged by rules of its own.
+        "registrar": settings.registrar.model_copy(update={"batch_size": 1}),
+        "webhooks": webhooks,
     }
-    return settings.model_copy(update={"webhooks": given.model_copy(update=changes)})
+    return settings.model_copy(update=changes)
 
 
 class PictureReader(Extractor):
@@ -254,9 +255,7 @@ class Sandbox:
 @contextmanager
 def open_sandbox(home: Path, host: str) -> Iterator[Sandbox]:
     """The sandbox in this folder, open and ready for requests on the loop that is its."""
-    settings = _load(home)
-    if host in LOOPBACK:
-        settings = _open_loopback(settings)
+    settings = _load(home, host)
     serve = settings.serve
     with ExitStack() as opened:
         log = open_log(home / LOG_FILE, serve.log_level, ACTOR)
