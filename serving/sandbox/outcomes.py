@@ -54,7 +54,7 @@ class Outcome:
     @property
     def reasons(self) -> frozenset[Reason]:
         """All that the answer gives."""
-        return frozenset(self.beside) | ({self.reason} if self.reason else frozenset())
+        return frozenset(filter(None, (self.reason, *self.beside)))
 
     @property
     def decision(self) -> Decision | None:
@@ -86,10 +86,8 @@ class Outcome:
 
 
 UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}
-REPLAYED, GRANTED = 946, 971
-SLOW, BUSY, BUSY_ONCE, NOT_READY, LOST_BEFORE, LOST_AFTER, FULL, SILENT, BROKEN, BOUNDED = range(
-    930, 940
-)
+SLOW, BUSY_ONCE, LOST_BEFORE, LOST_AFTER, SILENT, BROKEN = 930, 932, 934, 935, 937, 938
+GRANTED = 971
 _GUARDIAN, _EXCEPTION, _REPLACES, _PROOF = "guardian", "exception", "replaces", "proof"
 APPROVED = Outcome(0, "approved")
 _ALL = (
@@ -119,22 +117,22 @@ _ALL = (
     Outcome(955, "the same; the first tells of no approval", Reason.APPROVAL_MISSING),
     *(Outcome(serial, "the live photograph is unfit", one) for one, serial in UNFIT.items()),
     Outcome(SLOW, "decided after three seconds"),
-    Outcome(BUSY, "always too busy", error=Busy),
+    Outcome(931, "always too busy", error=Busy),
     Outcome(BUSY_ONCE, "too busy for the first request of a key", error=Busy),
-    Outcome(NOT_READY, "never ready", error=NotReady),
+    Outcome(933, "never ready", error=NotReady),
     Outcome(LOST_BEFORE, "lost unstored; asked again, decided", error=Interrupted),
     Outcome(LOST_AFTER, "lost once stored; asked again, repeated", error=Interrupted),
-    Outcome(FULL, "the storage is full", error=StorageFull),
+    Outcome(936, "the storage is full", error=StorageFull),
     Outcome(SILENT, "no answer in the request's time", error=DeadlinePassed),
     Outcome(BROKEN, "a fault of the service", error=RuntimeError),
-    Outcome(BOUNDED, "as after many failed checks", error=TooManyFailures),
+    Outcome(939, "as after many failed checks", error=TooManyFailures),
     Outcome(940, "required, and none came", Reason.LIVENESS_MISSING),
     Outcome(941, "signed by nobody who may", Reason.LIVENESS_INVALID),
     Outcome(942, "of another photograph", Reason.LIVENESS_MISBOUND),
     Outcome(943, "an attack was found", Reason.LIVENESS_FAILED),
     Outcome(944, "too old", Reason.LIVENESS_STALE),
     Outcome(945, "the detector is not sure", Reason.LIVENESS_UNCERTAIN),
-    Outcome(REPLAYED, "the evidence was used before", error=LivenessReplayed),
+    Outcome(946, "the evidence was used before", error=LivenessReplayed),
     Outcome(947, "of a level that is too low", Reason.LIVENESS_WEAK),
     Outcome(950, "it did not answer", Reason.AUTHORITY_UNAVAILABLE),
     Outcome(951, "it knows no such document", Reason.AUTHORITY_UNKNOWN_DOCUMENT),

@@ -32,7 +32,7 @@ from schema.options import NO_LIMITS
 from schema.reasons import Reason
 from serving.access.authentication import make_key
 from serving.api.app import build_app
-from serving.deployment.deployment import Deployment, create_home
+from serving.deployment.deployment import Deployment, create_home, load_vault
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.parts import Parts
@@ -118,10 +118,9 @@ def read_keys(home: Path) -> dict[str, str]:
         deployment_id = mark["sandbox"]
     except (OSError, ValueError, TypeError, KeyError):
         raise RequestError(refusal) from None
-    with SandboxDeployment(home, _load(home)) as deployment:
-        # A mark that was copied into a real home is of another key ring.
-        if deployment.vault.deployment_id != deployment_id:
-            raise RequestError(refusal)
+    # A mark that was copied into a real home is of another key ring.
+    if load_vault(home, _load(home)).deployment_id != deployment_id:
+        raise RequestError(refusal)
     return keys
 
 
