@@ -5,6 +5,7 @@ every other is approved. The same name gives the same face, in every sandbox."""
 import hashlib
 import io
 import itertools
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -272,27 +273,27 @@ ALIKE = 0.95
 """Cosine of a photograph with the face that it shows."""
 
 
+def _unit(vector: NDArray[Any]) -> Vector:
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
 def make_face(name: str, dimension: int) -> Vector:
     """The unit vector float32[d] of this name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    drawn = np.random.default_rng(seed).standard_normal(dimension)
-    return np.asarray(drawn / np.linalg.norm(drawn), dtype=np.float32)
+    return _unit(np.random.default_rng(seed).standard_normal(dimension))
 
 
 def make_near(face: Vector, name: str, cosine: float) -> Vector:
     """A unit vector of this name with this cosine to a face."""
-    other = make_face(name, len(face)).astype(np.float64)
-    given = face.astype(np.float64)
-    other -= (other @ given) * given
-    made = cosine * given + np.sqrt(1 - cosine**2) * other / np.linalg.norm(other)
-    return np.asarray(made / np.linalg.norm(made), dtype=np.float32)
+    other = make_face(name, len(face))
+    apart = _unit(other - (other @ face) * face)
+    return _unit(cosine * face + math.sqrt(1 - cosine**2) * apart)
 
 
 def make_pair(face: Vector, name: str) -> tuple[Vector, Vector]:
     """Two photographs of a face, whose mean is that face."""
     live = make_near(face, f"{name} live", ALIKE)
-    portrait = 2 * ALIKE * face.astype(np.float64) - live
-    return live, np.asarray(portrait / np.linalg.norm(portrait), dtype=np.float32)
+    return live, _unit(2 * ALIKE * face - live)
 
 
 def read_marker(data: bytes) -> str:
@@ -314,8 +315,7 @@ def draw_picture(name: str, marker: str = "") -> bytes:
 
     colours = np.random.default_rng(list(name.encode())).integers(40, 216, (8, 6, 3), np.uint8)
     information = PngImagePlugin.PngInfo()
-    if marker:
-        information.add_text(MARKER, marker)
+    information.add_text(MARKER, marker)
     file = io.BytesIO()
     picture = Image.fromarray(colours).resize((240, 320), Image.Resampling.NEAREST)
     picture.save(file, "PNG", pnginfo=information)

@@ -211,8 +211,6 @@ class Sandbox:
         host = self.host
         config = uvicorn.Config(
             build_app(self.parts),
-            host=host,
-            port=port,
             lifespan="off",
             # httptools loses the body of a request that offers HTTP/2, as Java's client does.
             http="h11",
