@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Any
 
 import execnet
@@ -20,6 +22,8 @@ from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOu
 from bench.datasets import PhotographPairs, open_pairs
 from bench.peers import worker
 from engine.errors import RequestError
+from engine.faces.extractor import Extraction, open_extractor
+from engine.faces.quality import measure_quality
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.rewriting import rewrite
 from schema import frozen
@@ -27,6 +31,8 @@ from schema import frozen
 SILENCE_TIMEOUT_S = 600.0
 """A worker that says nothing for so long is ended."""
 QUICK = {"pairs": 10, "rounds": 2}
+MEASURED = 40
+"""Photographs of which the measures of quality are taken twice."""
 PEER_SHARE, THREADS = 10, 2
 """The other gets a tenth of the pairs: it is slower by about as much."""
 DEQUANTISED_STEPS = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
@@ -99,10 +105,11 @@ def run(config: ExtractConfig) -> SuiteOutput:
         open_pairs(config.faces, config.pairs, config.seed) as photographs,
     ):
         pairs, found = compare_pairs(photographs, config, Path(folder))
+        cost = measure_cost(photographs, config.rounds)
         start, starts = measure_startup(photographs, config.rounds)
     source: Setup = {"photographs": photographs.source}
     told = [replace(one, setup=source | one.setup) for one in (pairs, start)]
-    return told, {**found, **starts}
+    return told, {**found, **starts, "quality_cost": cost}
 
 
 def compare_pairs(
@@ -144,6 +151,25 @@ def compare_pairs(
     else:
         measured["deepface_speedup"] = speedup(seconds[DEEPFACE], seconds[SOSIE])
     return Result("Pairs of photographs", setup, tuple(rates)), measured
+
+
+def measure_cost(photographs: PhotographPairs, rounds: int) -> float:
+    """What the measures of quality cost: extraction with them taken once more over extraction as it
+    is, by turns, in processor time, which other work on the machine hardly changes."""
+    files = [path.read_bytes() for path in photographs.photographs[:MEASURED]]
+    with open_extractor() as extractor:
+
+        def extract(*, is_twice: bool = False) -> float:
+            start = process_time()
+            for data, one in zip(files, extractor.extract(files), strict=True):
+                if is_twice and isinstance(one, Extraction) and one.crop is not None:
+                    assert one.landmarks_px is not None
+                    measure_quality(one.crop, one.landmarks_px, 1.0, len(data), one.size_px)
+            return process_time() - start
+
+        turns: dict[str, Timed] = {"once": extract, "twice": partial(extract, is_twice=True)}
+        seconds = interleave(turns, rounds)
+    return speedup(seconds["twice"], seconds["once"])
 
 
 def _lay_out_weights(home: Path) -> Path:
