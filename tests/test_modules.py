@@ -127,10 +127,10 @@ NEVER_LOADED: Mapping[str, str] = MappingProxyType(
     {
         "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy matplotlib",
         "serving.client": "numpy pydantic fastapi starlette ray sqlalchemy engine structlog",
-        # What a supervisor, a node before Ray has started, and an ingress have.
+        # What a supervisor, a node before Ray has started, and all replicas have.
         "serving.cluster.supervisor": "ray numpy cv2 cryptography sqlalchemy prometheus_client",
         "serving.cluster.node": "cv2 cryptography sqlalchemy numba",
-        "serving.cluster.deployments": "numba llvmlite scipy pyarrow onnx onnxruntime",
+        "serving.cluster.application": "numba scipy pyarrow onnx onnxruntime serving.api.app",
     }
 )
 

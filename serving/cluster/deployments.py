@@ -32,7 +32,6 @@ from engine.errors import DeviceFailed, RequestError, SosieError
 from engine.faces.embedder import CropEmbedder
 from engine.faces.extractor import Extractor
 from indexes.base import Floats, Octets
-from serving.api.app import build_app
 from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
 from serving.cluster.ingress_hook import set_application
@@ -220,10 +219,12 @@ class Ingress:
             tracer=tracer,
             embedder=find_embedder,
         )
-        share = self._parts.authenticator.share
-        self._ingresses = watch_replicas(share, count_enrolling(serve))
+        self._ingresses = watch_replicas(self._parts.authenticator.share, count_enrolling(serve))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        # Neither the node nor the registrar needs it, or the third of a second that it takes.
+        from serving.api.app import build_app  # noqa: PLC0415
+
         app = build_app(self._parts)
         # Where there may be more of them, Serve adds replicas by what its wrapper counts.
         if not self._parts.settings.max_ingress_replicas:

@@ -154,7 +154,7 @@ async def test_an_ingress_whose_worker_has_ended_is_to_be_replaced() -> None:
 
 def test_no_collection_looks_at_what_an_ingress_was_made_of(monkeypatch) -> None:
     parts = SimpleNamespace(settings=ServeSettings())
-    monkeypatch.setattr(deployments, "build_app", lambda parts: [parts])
+    monkeypatch.setattr("serving.api.app.build_app", lambda parts: [parts])
     try:
         assert Ingress.__serve_build_asgi_app__(SimpleNamespace(_parts=parts)) == [parts]
         assert gc.get_freeze_count() > 10_000
@@ -175,7 +175,7 @@ async def test_requests_pass_serves_wrapper_unless_it_counts_them_to_add_replica
         return answer
 
     monkeypatch.setattr(ingress_hook, "_applications", [])
-    monkeypatch.setattr(deployments, "build_app", lambda _: app("ours"))
+    monkeypatch.setattr("serving.api.app.build_app", lambda _: app("ours"))
     monkeypatch.setattr(deployments, "keep_objects", lambda: None)
     (made,) = ingress_hook.list_middlewares()
     hooked = made.cls(app("serve"))
