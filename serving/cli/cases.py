@@ -28,9 +28,6 @@ ME = "me"
 
 CASE_ID = argument("The case's id.", "ID")
 CASE_IDS = argument("The ids of cases.", "ID...")
-SEEN_AT = option(
-    "The case's updated_at, as shown; refused where it has changed since.", "MOMENT", default=...
-)
 
 
 @frozen
@@ -232,7 +229,11 @@ def reopen_case(
     call: Call,
     case_id: str = CASE_ID,
     reason: str = option("Why; the history of the case shows it.", "TEXT", default=...),
-    seen_at: str = SEEN_AT,
+    seen_at: str = option(
+        "The case's updated_at, as shown; refused where it has changed since.",
+        "MOMENT",
+        default=...,
+    ),
 ) -> Answer:
     """Ask that a closed case be opened again; by another person than who has asked, open it.
 
