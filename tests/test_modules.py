@@ -126,6 +126,7 @@ FOUNDATIONS: Mapping[str, str] = MappingProxyType(
 NEVER_LOADED: Mapping[str, str] = MappingProxyType(
     {
         "engine.faces.extractor": "onnx onnxruntime pydantic scipy sqlalchemy matplotlib",
+        "engine.registry.store": "alembic sqlalchemy.dialects.postgresql",
         "serving.client": "numpy pydantic fastapi starlette ray sqlalchemy engine structlog",
         # What a supervisor, a node before Ray has started, and all replicas have.
         "serving.cluster.supervisor": "ray numpy cv2 cryptography sqlalchemy prometheus_client",

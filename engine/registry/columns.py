@@ -63,9 +63,9 @@ def one_of(column: str, words: Iterable[str]) -> str:
 def partial_index(
     name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
 ) -> None:
-    """An index of the rows that a condition holds for, on both databases."""
-    condition = text(where)
-    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+    """An index of the rows that a condition holds for. Migrations make it, on both databases: its
+    condition by PostgreSQL's name would load that dialect in every process."""
+    Index(name, *columns, unique=unique, sqlite_where=text(where))
 
 
 def sealed_column(name: str, *, nullable: bool = True) -> Column[bytes]:
