@@ -103,6 +103,7 @@ class OverloadRun:
             Figure(f"{name}: accepted", "1/s", storm.rate, ratio=storm.rate / self.capacity),
             _tell(f"{name}: accepted, p99", "ms", storm.quantile_ms(0.99), none),
             Figure(f"{name}: refused (429)", "share", float(refused.mean())),
+            Figure(f"{name}: the generator, share of a core", "share", storm.cpu_share),
             _tell(f"{name}: refused, p99", "ms", refused_ms, "none was refused"),
             _tell("afterwards: p99 is back after", "s", self.find_recovery_s(), never),
             Figure("answers of another kind", "answers", float(self.unexpected)),
