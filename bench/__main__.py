@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from types import FrameType
 from typing import Annotated, Any, get_type_hints
 
@@ -43,11 +45,11 @@ from engine.errors import RequestError, advise_extra
 from engine.formatting import duration
 from schema import frozen
 from serving.cli.output import (
+    TELL_EVERY_S,
+    Answer,
     JsonFlag,
     RootGroup,
     escape,
-    exit_negative,
-    print_json,
     print_line,
     print_page,
 )
@@ -115,6 +117,7 @@ SUITES = (
     ),
 )
 BY_NAME = {suite.name: suite for suite in SUITES}
+_tell = partial(print_line, is_notice=True)
 
 
 def _pass_on(context: typer.Context) -> int:
@@ -142,16 +145,13 @@ def _build_command(suite: Suite) -> Callable[..., None]:
             sizes["parts"] = choose_names(chosen, parts, "no part {name}: choose of {known}")
         if quick:
             sizes = dict(small) | sizes
-        if module is None:
-            measured = _run_pytest(suite.name, sizes, is_quick=quick, seed=seed)
-        else:
-            measured = _measure(suite, module.run, config(seed=seed, **sizes), is_quick=quick)
-        if as_json:
-            print_json(measured.to_dict())
-        else:
-            print_page(render("suite.md.j2", report=measured))
-        if not measured.holds:
-            raise exit_negative()
+        with telling(suite.name, _tell):
+            if module is None:
+                measured = _run_pytest(suite.name, sizes, is_quick=quick, seed=seed)
+            else:
+                measured = _measure(suite, module.run, config(seed=seed, **sizes), is_quick=quick)
+        page = partial(print_page, render("suite.md.j2", report=measured))
+        Answer(measured.to_dict(), page, is_no=not measured.holds).print(as_json=as_json)
 
     shared = inspect.signature(run, eval_str=True).parameters.values()
     both = [one for one in shared if one.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -159,6 +159,22 @@ def _build_command(suite: Suite) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in both}
     return run
+
+
+@contextmanager
+def telling(name: str, tell: Callable[[str], object]) -> Iterator[None]:
+    """Tells now and then how long a suite has been running."""
+    start, ended = time.monotonic(), Event()
+
+    def run() -> None:
+        while not ended.wait(TELL_EVERY_S):
+            tell(f"{name} has been running for {duration(time.monotonic() - start)}")
+
+    Thread(target=run, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _list_options(config: type[Any], parts: Mapping[str, Any]) -> Iterator[inspect.Parameter]:
@@ -251,20 +267,15 @@ def report(
     del debug
     suites, start = choose_suites(only), time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    tell = (lambda _: None) if as_json else partial(print_line, is_notice=True)
-    ran = run_suites(suites, quick=quick, seed=seed, tell=tell)
+    ran = run_suites(suites, quick=quick, seed=seed, tell=_tell)
     summary = write_folder(output, ran)
-    if as_json:
-        print_json(summary)
-    else:
-        for name, one in ran.reports.items():
-            mark = "[green]✓[/]" if one.holds else "[red]✗[/]"
-            print_line(f"{mark} {name}, {duration(ran.seconds[name])}")
-        for name, reason in ran.failures.items():
-            print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
-        print_line(f"{output / PAGE}, after {duration(time.monotonic() - start)}")
-    if not ran.holds:
-        raise exit_negative()
+    lines = [
+        f"{'[green]✓' if one.holds else '[red]✗'}[/] {name}, {duration(ran.seconds[name])}"
+        for name, one in ran.reports.items()
+    ]
+    lines += [f"[red]✗[/] {name} failed: {escape(why)}" for name, why in ran.failures.items()]
+    lines += [f"{output / PAGE}, after {duration(time.monotonic() - start)}"]
+    Answer(summary, *lines, is_no=not ran.holds).print(as_json=as_json)
 
 
 def docs(
@@ -292,13 +303,8 @@ def docs(
     if not check:
         for name in changed:
             (ROOT / name).write_text(made[name], encoding="utf-8")
-    if as_json:
-        print_json({"changed": changed})
-    else:
-        for name in changed:
-            print_line(name)
-    if check and changed:
-        raise exit_negative()
+    is_no = check and bool(changed)
+    Answer({"changed": changed}, *changed, is_no=is_no).print(as_json=as_json)
 
 
 @dataclass(slots=True)
@@ -333,7 +339,8 @@ def run_suites(
         tell(f"{place} of {len(suites)}: {suite.name} …")
         start = time.monotonic()
         try:
-            ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
+            with telling(suite.name, tell):
+                ran.reports[suite.name] = run_alone(suite, quick=quick, seed=seed)
         except RequestError as error:
             ran.failures[suite.name] = str(error)
         ran.seconds[suite.name] = round(time.monotonic() - start, 1)

@@ -76,11 +76,6 @@ def test_a_proxy_that_ends_while_the_service_starts_does_not_end_the_start(
     assert process.wait(120) == 0
 
 
-def test_a_command_beside_it_finds_it_where_it_listens(served, sosie, tmp_path) -> None:
-    made = sosie("backup", tmp_path / "copy", "--home", served.home)
-    assert made.code == 0, made.err
-
-
 def test_it_runs_where_all_is_read_only_but_tmp_and_nothing_there_can_be_executed(
     served, sealed
 ) -> None:

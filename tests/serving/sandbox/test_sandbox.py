@@ -292,15 +292,12 @@ def test_another_number_got_its_sim_when_its_line_was_opened(sandbox) -> None:
     assert ask_swap(sandbox, "check", 7016) == (200, {"swapped": True})
 
 
-def test_it_says_what_it_is(sandbox) -> None:
+def test_it_and_each_of_its_answers_says_what_it_is(sandbox) -> None:
     version = sandbox.client.get("/version").json()
     assert version["version"].endswith("+sandbox")
     assert version["warnings"] == [WARNING]
     ready = sandbox.client.get("/health/ready").json()
     assert "sandbox" in ready["checks"]["models"]["detail"]
-
-
-def test_each_of_its_answers_says_what_it_is(sandbox) -> None:
     for answer in (
         sandbox.enroll(sandbox.activation(17)),
         sandbox.enroll(sandbox.activation(BROKEN)),
