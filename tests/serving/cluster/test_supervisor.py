@@ -158,15 +158,15 @@ from serving.cluster.processes import end_descendants, list_descendants
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 parent = subprocess.Popen(
     [sys.executable, "-c",
-     "import subprocess, time; subprocess.Popen(['sleep', '77'], start_new_session=True);"
-     "print('up', flush=True); time.sleep(77)"],
+     "import subprocess, time; one = subprocess.Popen(['sleep', '77'], start_new_session=True);"
+     "print(one.pid, flush=True); time.sleep(77)"],
     stdout=subprocess.PIPE,
 )
-parent.stdout.readline()
+orphan = int(parent.stdout.readline())
 parent.kill()
 parent.wait()
-orphans = [one.words for one in list_descendants(os.getpid())]
-print(orphans == [("sleep", "77")], end_descendants(os.getpid()), list_descendants(os.getpid()))
+found = [one.pid for one in list_descendants(os.getpid())]
+print(found == [orphan], end_descendants(os.getpid()), list_descendants(os.getpid()))
 """
 
 
