@@ -283,7 +283,7 @@ class SweepOver(RequestError, code="SWEEP.STATE"):
 def file_errors(
     what: str, kind: type[SosieError] = RequestError, *, then: str = ""
 ) -> Iterator[None]:
-    """Has an error of a file say in one line what cannot be done, why, and what to do then."""
+    """Raises an `OSError` of the block as one line: what cannot be done, why, and what to do."""
     try:
         yield
     except OSError as error:

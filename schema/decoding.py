@@ -23,7 +23,7 @@ class Value(msgspec.Struct, frozen=True):
 
 
 class StrictValue(Value, forbid_unknown_fields=True):
-    """One that is read from nothing that has more."""
+    """A struct of values that refuses fields which it does not have."""
 
 
 def _describe(kind: type[T]) -> type[T]:

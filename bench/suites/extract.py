@@ -154,8 +154,8 @@ def compare_pairs(
 
 
 def measure_cost(photographs: PhotographPairs, rounds: int) -> float:
-    """What the measures of quality cost: extraction with them taken once more over extraction as it
-    is, by turns, in processor time, which other work on the machine hardly changes."""
+    """The cost of the measures of quality: extraction with them taken once more, over extraction as
+    it is, by turns, in processor time, which other work on the machine hardly changes."""
     files = [path.read_bytes() for path in photographs.photographs[:MEASURED]]
     with open_extractor() as extractor:
 

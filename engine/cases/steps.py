@@ -8,7 +8,8 @@ into another.
 
 A case may grow after an analyst has read it, when another is merged into it, and an outcome would
 then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
-such a step is refused with `CaseMoved`; a later moment, which would refuse nothing, is none of it.
+such a step is refused with `CaseMoved`. A moment after that is refused too: a case that grows until
+then would pass.
 """
 
 from collections.abc import Sequence

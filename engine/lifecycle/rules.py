@@ -129,7 +129,7 @@ class LineRules:
 
     @property
     def sets(self) -> tuple[RuleSet, ...]:
-        """All of them."""
+        """The usual set, and those of carriers of their own."""
         return self.usual, *self.own.values()
 
     @property

@@ -95,7 +95,7 @@ class RemovedWatchEntry(Change):
 
 
 BY_CASE = "case "
-"""Before a case's id: the reason of a face that its decision watches. Nobody types such a one."""
+"""With a case's id, the reason of a face that its decision watches; typed, it is refused."""
 
 WATCHED_SINCE = case((WATCHLIST.c.removed_at.is_(None), WATCHLIST.c.added_at))
 """When an entry in force was added; null of others."""

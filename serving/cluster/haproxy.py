@@ -421,7 +421,7 @@ def _refuse(rule: str, of: str, where: str, most: int, slot: int, *, own: int) -
     """Rules that refuse what is above `most` of those that the tracked `slot` counts, or above a
     share of it while the slot counts refusals and, but for matches, photographs wait. Then who has
     at most half the share in its `own` slot goes on: others that are slow would keep them out.
-    Refusals are forgotten when the one before was the last: no queue stands any more."""
+    Refusals are forgotten when a request finds no other in its slot: nothing waits then."""
     count, lately = f"sc_conn_cur({slot})", f"{{ sc_get_gpc0({slot}) gt 0 }}"
     late = "" if of == "match" else f" {{ var({SAMPLED_MS}) -m int gt {LATE_MS} }}"
     over, share = f"{where} {{ {count} gt {most} }}", max(1, int(most * STANDING_SHARE))

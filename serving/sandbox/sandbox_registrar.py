@@ -373,8 +373,8 @@ class Preparation:
     own: Vector
 
     def free(self, most: int) -> None:
-        """A number that is in use, and a holder with so many lines, are free again: tests repeat. A
-        guardian answers for as many lines as one may have: what a minor had ends."""
+        """Closes the line on the number, and the holder's lines where there are so many, so that a
+        test may be repeated. A guardian answers for a minor, whose lines close from one on."""
         registrar, store = self.opened.registrar, self.opened.store
         number = normalise_msisdn(self.request.msisdn)
         if find_line(store, number) is not None:

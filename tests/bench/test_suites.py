@@ -1,10 +1,16 @@
 """A run of several suites as a folder, real ones, small."""
 
+import subprocess
+import sys
+from contextlib import suppress
+
+import psutil
 import pytest
 
 from bench.__main__ import SUITES, Ran, Suite, choose_suites, run_alone, run_suites, write_folder
 from bench.core.reports import read_report, read_reports
 from engine.errors import RequestError
+from tests.waiting import wait_until
 
 JOIN = Suite("join", "", quick=("--n", "1000", "--dim", "32"))
 BROKEN = Suite("accuracy", "", quick=("--faces", "/no/such/folder"))
@@ -48,6 +54,26 @@ def test_a_folder_has_a_page_and_documents(ran, tmp_path) -> None:
 def test_a_suite_that_takes_too_long_is_ended() -> None:
     with pytest.raises(RequestError, match=r"longer than 0\.3 s"):
         run_alone(Suite("join", "", most_s=0.3), quick=True, seed=0)
+
+
+RUN = """
+from bench.__main__ import Suite, run_alone
+run_alone(Suite("join", "", most_s=600), quick=False, seed=0)
+"""
+
+
+def test_a_suite_ends_with_the_run_that_started_it_even_where_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", RUN]) as run:
+        (suite,) = wait_until(psutil.Process(run.pid).children)
+        run.kill()
+
+    def has_ended() -> bool:
+        with suppress(psutil.NoSuchProcess):
+            # Who adopts it may leave it a zombie.
+            return bool(suite.status() == psutil.STATUS_ZOMBIE)
+        return True
+
+    wait_until(has_ended)
 
 
 def test_every_suite_of_the_issue_is_run_and_chosen_by_name() -> None:

@@ -21,6 +21,9 @@ TOLD = {
 }
 """What is read at the end of each part, beside that no line failed."""
 
+ENDED = "trap 'kill $(jobs -p) 2>/dev/null || :; wait' EXIT\n"
+"""A line that ends what a failed one left in the background."""
+
 
 def read_lines(text: str) -> str:
     """The lines of a part for a shell that ends where one fails; where the page says so its answer
@@ -50,13 +53,15 @@ def test_every_line_does_what_its_page_says(environment, tmp_path) -> None:
         (folder := tmp_path / str(len(running))).mkdir()
         (folder / "sosie").symlink_to(ROOT)
         running[name] = subprocess.Popen(
-            ["bash", "-ec", read_lines(begin) + read_lines(parts[name])],
+            ["bash", "-ec", ENDED + read_lines(begin) + read_lines(parts[name])],
             cwd=folder,
             env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-    for name, shell in running.items():
-        output, _ = shell.communicate()
-        assert (shell.returncode, TOLD[name] in output) == (0, True), (name, output[-3000:])
+    # All have ended before one is judged.
+    outputs = {name: shell.communicate()[0] for name, shell in running.items()}
+    for name, output in outputs.items():
+        found = (running[name].returncode, TOLD[name] in output)
+        assert found == (0, True), (name, output[-3000:])
