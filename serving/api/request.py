@@ -60,7 +60,7 @@ from serving.errors import (
 )
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import CallContext, HolderFace
+from serving.registrar.protocol import CallContext, HolderFace, RegistrarCalls, RegistrarClient
 from serving.settings.sections import MAX_TIMEOUT_MS, ServeSettings
 from serving.telemetry.metrics import LIVENESS, LIVENESS_JUDGED
 from serving.wire.fields import KnownDocument, QueryString, list_frames
@@ -117,8 +117,9 @@ class Request:
     __slots__ = (
         "_arrived", "_budget", "_deadline", "_extra", "_has_place", "_headers", "_held_bytes",
         "_holder", "_is_received", "_loop", "_places", "_reads_since", "_receive",
-        "_received_bytes", "_send", "_settings", "_stop", "_task", "_timer", "_watcher",
-        "answer_type", "correlator", "principal", "scope", "started", "status", "traceparent",
+        "_received_bytes", "_registrar", "_send", "_settings", "_stop", "_task", "_timer",
+        "_watcher", "answer_type", "correlator", "principal", "scope", "started", "status",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -283,6 +284,12 @@ class Request:
             person=self.caller.person,
         )
 
+    @property
+    def registrar(self) -> RegistrarCalls:
+        """What it may ask of the registrar."""
+        assert self._registrar is not None, "its key is admitted first"
+        return self._registrar.by(self.context())
+
     def read_query(self, kind: type[QueryString]) -> QueryString:
         """The query string as this type; `Malformed`."""
         text = self.scope.get("query_string", b"").decode("latin-1")
@@ -373,9 +380,10 @@ class Request:
             self._budget.give_back(self._held_bytes, self._holder)
             self._held_bytes = 0
 
-    def enter(self, principal: Principal) -> None:
-        """It is a request of this key, from now on."""
+    def enter(self, principal: Principal, registrar: RegistrarClient | None = None) -> None:
+        """It is a request of this key, from now on, which may ask this registrar."""
         self.principal, self._holder = principal, principal.holder
+        self._registrar = registrar
 
     def begin(self) -> None:
         """Takes a place, until it is over: while its body comes it has none, only memory. `Busy`
@@ -466,7 +474,8 @@ async def admit(parts: Parts, request: Request) -> None:
             return await _admit_session(parts, request, text)
     authenticator, enrolls = parts.authenticator, request.enrolls
     known = authenticator.admit_known(key, enrolls=enrolls)
-    request.enter(known or await authenticator.admit(key, enrolls=enrolls))
+    caller = known or await authenticator.admit(key, enrolls=enrolls)
+    request.enter(caller, parts.registrar)
     return None
 
 
@@ -478,15 +487,15 @@ async def _admit_session(parts: Parts, request: Request, text: str) -> None:
     if request.session_id not in (None, caller.key_id):
         # Somebody has signed in beside it: what is done on this page would be theirs.
         raise SessionEnded("another session has taken the place of yours: sign in again")
-    request.enter(caller)
+    request.enter(caller, parts.registrar)
     if not request.is_unattended and parts.authenticator.is_to_be_touched(request.caller):
-        await parts.registrar.touch_session(request.caller.key_id, request.context())
+        await request.registrar.touch_session(request.caller.key_id)
 
 
-async def note(parts: Parts, request: Request, action: str, subject: str, **detail: object) -> None:
+async def note(request: Request, action: str, subject: str, **detail: object) -> None:
     """Keeps in the audit chain what the caller does, before it is answered."""
     entry = AuditEntry(request.caller.actor, action, subject, detail)
-    await parts.registrar.note([entry], request.context())
+    await request.registrar.note([entry])
 
 
 def known_document(document: KnownDocument) -> Document:

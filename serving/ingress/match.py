@@ -166,7 +166,7 @@ async def _identify(
         return {}
     threshold = (await parts.read_thresholds()).review
     vectors = np.stack([probe.vector for probe in probes])
-    found = await parts.registrar.identify(vectors, threshold, context())
+    found = await parts.registrar.by(context()).identify(vectors, threshold)
     assert len(found) == len(places), "a search answers for each of its probes"
     searches = {
         (result.searched, probe.comparison) for result, probe in zip(found, probes, strict=True)

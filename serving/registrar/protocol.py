@@ -152,7 +152,7 @@ Ask: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 class RegistrarClient(ABC):
     """The one registrar. Every call may raise a `SosieError` or a `ServiceRefusal`: `NotReady`,
     `Busy` or `Overloaded` where a queue is full, `Interrupted` where it was lost meanwhile,
-    `DeadlinePassed` where nothing was kept in time. Arguments are given by place."""
+    `DeadlinePassed` where nothing was kept in time."""
 
     @abstractmethod
     async def status(self) -> Status:
@@ -162,6 +162,17 @@ class RegistrarClient(ABC):
     async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """Has `RegistrarService.perform` done with these, wherever that runs."""
 
+    def by(self, context: CallContext) -> RegistrarCalls:
+        """The calls that may be made of it, in this context."""
+        return RegistrarCalls(self, context)
+
+
+class RegistrarCalls:
+    """Calls of one client. Arguments are given by place."""
+
+    def __init__(self, client: RegistrarClient, context: CallContext) -> None:
+        self._client, self._context = client, context
+
     # Type checkers see the calls below alone: to them a misspelt one is an error.
     if not TYPE_CHECKING:
 
@@ -169,122 +180,121 @@ class RegistrarClient(ABC):
             if name not in OPERATIONS:
                 raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
 
-            async def ask(*arguments: Any) -> Any:
-                *given, context = arguments
-                return (await self.carry(name, tuple(given), context)).unwrap()
+            async def ask(*given: Any) -> Any:
+                return (await self._client.carry(name, given, self._context)).unwrap()
 
             return ask
 
-    enroll: Ask[[EnrollmentRequest, CallContext], Answer]
+    enroll: Ask[[EnrollmentRequest], Answer]
     """Judges one activation; the answer is durable and visible. A call that is cancelled, or
     whose time runs out while it waits, is dropped before it commits."""
-    identify: Ask[[Floats, float, CallContext], list[FoundHolders]]
+    identify: Ask[[Floats, float], list[FoundHolders]]
     """1:N for rows float32[n, d], beside the writer; one audit entry for the call. Each lists
     its best `MOST_CANDIDATES`, and counts all."""
-    check_line: Ask[[LineTarget, HolderFace, CallContext], HolderCheck]
+    check_line: Ask[[LineTarget, HolderFace], HolderCheck]
     """The face against the holder of a line in use; audited. `NotFound` for no line, or another
     tenant's; `LivenessRefused` or `LivenessReplayed` where the evidence that came with it is
     required and does not hold."""
-    prove_line: Ask[[LineTarget, RecordedProof, CallContext], HolderCheck]
+    prove_line: Ask[[LineTarget, RecordedProof], HolderCheck]
     """The same by a proof in place of the face, of a line with its document. `ProofRefused` before
     anybody is looked up."""
-    check_document: Ask[[Document | str, HolderFace, CallContext], HolderCheck]
+    check_document: Ask[[Document | str, HolderFace], HolderCheck]
     """The same for a document, presented or by its id; for a tenant, one with which that
     document has a line in use."""
-    read_lines: Ask[[Document, HolderFace, CallContext], FoundLines]
+    read_lines: Ask[[Document, HolderFace], FoundLines]
     """The numbers under a document, over all carriers, to its holder's face; audited. Another
     face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
     `LivenessReplayed` as of a verification."""
-    dispute_line: Ask[[LineTarget, Document, HolderFace, CallContext], OpenedDispute]
+    dispute_line: Ask[[LineTarget, Document, HolderFace], OpenedDispute]
     """Opens a case over a line of this document that its holder did not open; the line becomes
     `disputed`. Disputed again: the same case. `HolderMismatch` for another's face or nobody's
     document, `NotFound` for a line not under it, `LivenessRefused`, `LivenessReplayed`."""
-    close_line: Ask[[LineTarget, CallContext], str]
+    close_line: Ask[[LineTarget], str]
     """Closes a line in use and returns its id; `NotFound` for another tenant's."""
-    report_event: Ask[[LineTarget, LineEventKind, datetime, CallContext], LineEvent]
+    report_event: Ask[[LineTarget, LineEventKind, datetime], LineEvent]
     """Notes what has happened to a line, and does what the carrier's rules say to it; told
     again, it is the same event. `NotFound` for another tenant's, `EventRefused`."""
-    start_campaign: Ask[[CampaignTerms, CallContext], Campaign]
+    start_campaign: Ask[[CampaignTerms], Campaign]
     """Asks for the holders of many lines by a deadline; audited. `NotFound` for no carrier."""
-    add_to_campaign: Ask[[str, Sequence[str], CallContext], tuple[int, list[int]]]
+    add_to_campaign: Ask[[str, Sequence[str]], tuple[int, list[int]]]
     """Adds lines by number or id: how many are new, and the places of those that are none in
     use of the campaign's carrier. `NotFound` for another tenant's campaign."""
-    end_campaign: Ask[[str, CallContext], Campaign]
+    end_campaign: Ask[[str], Campaign]
     """Ends a campaign before its deadline; audited. `NotFound` for another tenant's,
     `EventRefused`."""
-    exempt: Ask[[str, ExemptionCause, CallContext], ExemptDocument]
+    exempt: Ask[[str, ExemptionCause], ExemptDocument]
     """No limit on lines holds for a document any more; audited. `NotFound`."""
-    end_exemption: Ask[[str, CallContext], None]
+    end_exemption: Ask[[str], None]
     """They do again; audited. `NotFound` where they did."""
-    erase: Ask[[str, CallContext], ErasureCertificate | ErasureState]
+    erase: Ask[[str], ErasureCertificate | ErasureState]
     """Erases a holder, or acknowledges it where open cases need the document: then the service
     does it later. For a tenant: one whose every line is its own, or that of a minor whom the
     holder answers for, else `NotFound` or, where it has lines here and elsewhere,
     `TenantConflict`; `HolderMoved` while a minor's line is in use."""
-    withdraw: Ask[[str, CallContext], ErasureCertificate | ErasureState]
+    withdraw: Ask[[str], ErasureCertificate | ErasureState]
     """The same of a face whose consent is withdrawn from the tenant, or from all. `NotFound`."""
-    note: Ask[[Sequence[AuditEntry], CallContext], None]
+    note: Ask[[Sequence[AuditEntry]], None]
     """Keeps audit entries durably; gathered with others into one transaction."""
-    open_session: Ask[[Session, str, CallContext], bool]
+    open_session: Ask[[Session, str], bool]
     """Keeps a new session; audited. False where the account or the name is another's."""
-    touch_session: Ask[[str, CallContext], None]
+    touch_session: Ask[[str], None]
     """Notes that a session is used."""
-    end_session: Ask[[str, CallContext], None]
+    end_session: Ask[[str], None]
     """Ends a session; audited."""
-    assign_case: Ask[[str, str | None, CallContext], CaseRecord]
+    assign_case: Ask[[str, str | None], CaseRecord]
     """Assigns a case to a person; None gives it back to the queue."""
-    note_case: Ask[[str, str, CallContext], CaseRecord]
-    reveal_case: Ask[[str, Sequence[str], str | None, CallContext], None]
-    reveal_subject: Ask[[str, str, CallContext], None]
+    note_case: Ask[[str, str], CaseRecord]
+    reveal_case: Ask[[str, Sequence[str], str | None], None]
+    reveal_subject: Ask[[str, str], None]
     """Counts whom a person is shown in full, and keeps why; audited. `TooManyFailures` beyond."""
-    propose_outcome: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
+    propose_outcome: Ask[[str, OutcomeRequest], CaseRecord]
     """Proposes an outcome, and the lines that another person may close by it."""
-    withdraw_proposal: Ask[[str, CallContext], CaseRecord]
-    close_case: Ask[[str, OutcomeRequest, CallContext], CaseRecord]
-    reopen_case: Ask[[str, ReopenRequest, CallContext], CaseRecord]
+    withdraw_proposal: Ask[[str], CaseRecord]
+    close_case: Ask[[str, OutcomeRequest], CaseRecord]
+    reopen_case: Ask[[str, ReopenRequest], CaseRecord]
     """Each step returns the case as it is then; audited. `NotFound`, `CaseMoved` where the case is
     not in a state for it, `FourEyes` where another person must do it, or have proposed it."""
-    suspend_outlet: Ask[[str, str, str, CallContext], Outlet]
-    bar_outlet: Ask[[str, str, str, CallContext], Outlet]
-    lift_restriction: Ask[[str, Restriction, str, CallContext], Outlet]
+    suspend_outlet: Ask[[str, str, str], Outlet]
+    bar_outlet: Ask[[str, str, str], Outlet]
+    lift_restriction: Ask[[str, Restriction, str], Outlet]
     """Audited, as the two above. `NotFound`, `OutletMoved` where the outlet is not in a state for
     it, `FourEyes` where another person must do it."""
-    create_webhook: Ask[[NewWebhook, CallContext], WebhookSecret]
-    change_webhook: Ask[[str, ChangedWebhook, CallContext], Webhook]
-    rotate_secret: Ask[[str, CallContext], WebhookSecret]
-    remove_webhook: Ask[[str, CallContext], None]
-    replay_events: Ask[[str, int, CallContext], Webhook]
+    create_webhook: Ask[[NewWebhook], WebhookSecret]
+    change_webhook: Ask[[str, ChangedWebhook], Webhook]
+    rotate_secret: Ask[[str], WebhookSecret]
+    remove_webhook: Ask[[str], None]
+    replay_events: Ask[[str, int], Webhook]
     """Delivers the events beyond a number again."""
-    ask_again: Ask[[str, Sequence[str], CallContext], int]
+    ask_again: Ask[[str, Sequence[str]], int]
     """Tries dead letters again, these events by their ids or all; how many. Audited, as are all
     changes of webhooks; `NotFound` for another tenant's."""
-    step_death: Ask[[str, DeathStep, DeathSource | None, CallContext], DeathRecord]
+    step_death: Ask[[str, DeathStep, DeathSource | None], DeathRecord]
     """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
     `FourEyes` where another person must do it."""
-    expect_sweep: Ask[[SweepOrder, CallContext], ExpectedSweep]
+    expect_sweep: Ask[[SweepOrder], ExpectedSweep]
     """Estimates the cost and the yield of a sweep; changes nothing. `RateUnsupported`."""
-    start_sweep: Ask[[SweepOrder, CallContext], SweepRecord]
+    start_sweep: Ask[[SweepOrder], SweepRecord]
     """Starts a sweep; audited. `SweepBusy` where one is alive."""
-    pause_sweep: Ask[[str, CallContext], SweepRecord]
-    resume_sweep: Ask[[str, CallContext], SweepRecord]
-    cancel_sweep: Ask[[str, CallContext], SweepRecord]
+    pause_sweep: Ask[[str], SweepRecord]
+    resume_sweep: Ask[[str], SweepRecord]
+    cancel_sweep: Ask[[str], SweepRecord]
     """Audited, as the two above. `NotFound`, `SweepOver`."""
-    read_sweep: Ask[[str, CallContext], SweepRecord]
+    read_sweep: Ask[[str], SweepRecord]
     """A sweep with its progress of this moment."""
-    list_sweeps: Ask[[int, CallContext], list[SweepRecord]]
+    list_sweeps: Ask[[int], list[SweepRecord]]
     """The newest sweeps, without their summaries."""
-    list_groups: Ask[[str, int, int, CallContext], GroupPage]
+    list_groups: Ask[[str, int, int], GroupPage]
     """Groups of a sweep that is done, after the place `after`; audited. `SweepOver`."""
-    read_group: Ask[[str, str, CallContext], Group]
+    read_group: Ask[[str, str], Group]
     """One group with its members and links, without its cases; audited with whom it showed."""
-    start_backup: Ask[[CallContext], BackupRecord]
+    start_backup: Ask[[], BackupRecord]
     """Begins a backup beside all else; the one that runs, where one does."""
-    list_backups: Ask[[CallContext], list[BackupRecord]]
+    list_backups: Ask[[], list[BackupRecord]]
     """Every backup of the home, and the one that runs or has failed last; newest first."""
-    admit_chunk: Ask[[bytes, str | None, CallContext], ChunkAnswer]
+    admit_chunk: Ask[[bytes, str | None], ChunkAnswer]
     """Plans a sealed part of an import, or commits it if its plan is still the one with the
     digest `planned`; see `engine.imports.chunks`."""
 
 
-OPERATIONS = frozenset(RegistrarClient.__annotations__)
+OPERATIONS = frozenset(RegistrarCalls.__annotations__)
 """Names of the calls of a client."""

@@ -95,7 +95,7 @@ def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
         context = CallContext(actor="key:tests", correlator="c-1", timeout_s=30)
 
         def enroll(request: Any) -> Any:
-            return service.run(service.registrar.enroll(request, context))
+            return service.run(service.registrar.by(context).enroll(request))
 
         def read() -> Any:
             return service.read(service.ask("GET", "/health/ready"))

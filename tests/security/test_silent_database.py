@@ -221,7 +221,7 @@ class Load:
 
     async def _enroll(self, request: EnrollmentRequest) -> Any:
         context = CallContext(actor="key:tests", correlator="c-1", timeout_s=5)
-        return await self._service.registrar.enroll(request, context)
+        return await self._service.registrar.by(context).enroll(request)
 
     async def _perform(self) -> None:
         await asyncio.gather(*(self._call() for _ in range(4)))

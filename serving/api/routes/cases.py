@@ -24,7 +24,7 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     audited.
     """
     page = await asyncio.to_thread(_find, parts, query, request.caller)
-    await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in page.cases])
+    await note(request, "cases.read", "queue", cases=[one.case_id for one in page.cases])
     return page
 
 
@@ -32,23 +32,21 @@ async def read_case(parts: Parts, request: Request, case_id: str) -> wire.CaseFi
     """A case with its history and its documents; audited."""
     shown = await asyncio.to_thread(serializers.case_file, parts.store, case_id)
     documents = [one.document_id for one in shown.documents]
-    await note(parts, request, "case.read", case_id, documents=documents)
+    await note(request, "case.read", case_id, documents=documents)
     return shown
 
 
 async def assign_case(
-    parts: Parts, request: Request, body: wire.AssignRequest, case_id: str
+    _: Parts, request: Request, body: wire.AssignRequest, case_id: str
 ) -> wire.Case:
     """Gives the case to a person, or back to the queue."""
     assignee = request.caller.name if body.assignee == wire.ME else body.assignee
-    return people.case(await parts.registrar.assign_case(case_id, assignee, request.context()))
+    return people.case(await request.registrar.assign_case(case_id, assignee))
 
 
-async def note_case(
-    parts: Parts, request: Request, body: wire.NoteRequest, case_id: str
-) -> wire.Case:
+async def note_case(_: Parts, request: Request, body: wire.NoteRequest, case_id: str) -> wire.Case:
     """Adds a remark to the history; sealed in the registry."""
-    return people.case(await parts.registrar.note_case(case_id, body.text, request.context()))
+    return people.case(await request.registrar.note_case(case_id, body.text))
 
 
 async def reveal_case(
@@ -59,33 +57,33 @@ async def reveal_case(
     """
     shown = await asyncio.to_thread(serializers.revealed_case, parts.store, case_id)
     ids = [one.document_id for one in shown.documents]
-    await parts.registrar.reveal_case(case_id, ids, body.reason, request.context())
+    await request.registrar.reveal_case(case_id, ids, body.reason)
     return shown
 
 
 async def propose_outcome(
-    parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
+    _: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
     """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
     whose documents have lines in use names those to close, or says that they stay: 400 else.
     """
-    return people.case(await parts.registrar.propose_outcome(case_id, body, request.context()))
+    return people.case(await request.registrar.propose_outcome(case_id, body))
 
 
-async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wire.Case:
+async def withdraw_proposal(_: Parts, request: Request, case_id: str) -> wire.Case:
     """Takes the proposal back, also that a closed case be opened again."""
-    return people.case(await parts.registrar.withdraw_proposal(case_id, request.context()))
+    return people.case(await request.registrar.withdraw_proposal(case_id))
 
 
 async def close_case(
-    parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
+    _: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
     """Closes the case. It takes two people: another person must have proposed the same outcome and
     the same lines, whichever keys they have. One may say that a dispute is unfounded. Fraud
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    return people.case(await parts.registrar.close_case(case_id, body, request.context()))
+    return people.case(await request.registrar.close_case(case_id, body))
 
 
 async def end_cases(parts: Parts, request: Request, body: wire.EndingsRequest) -> wire.EndedCases:
@@ -94,12 +92,12 @@ async def end_cases(parts: Parts, request: Request, body: wire.EndingsRequest) -
     each what it is then, or why it was refused. Every case counts into the key's rate.
     """
     parts.authenticator.charge(request.caller, len(body.cases) - 1)
-    registrar, context = parts.registrar, request.context()
+    registrar = request.registrar
     take = registrar.propose_outcome if body.step == "propose" else registrar.close_case
     ended = []
     for one in body.cases:
         try:
-            case, error = people.case(await take(one.case_id, one, context)), None
+            case, error = people.case(await take(one.case_id, one)), None
         except (SosieError, ServiceRefusal) as refusal:
             fault = describe(refusal)
             case, error = None, ItemError(fault.code, fault.message)
@@ -114,7 +112,7 @@ async def reopen_case(
     Exceptions of its decision end, and so do watched faces. `closed_lines` stay closed: who needs
     one enrolls again. 409 for an exception, which is asked for anew. Audited as read, too.
     """
-    await parts.registrar.reopen_case(case_id, body, request.context())
+    await request.registrar.reopen_case(case_id, body)
     return await read_case(parts, request, case_id)
 
 
@@ -138,8 +136,8 @@ async def report_case(
     report = await asyncio.to_thread(gather_case, store, parts.calibration, case_id, terms)
     told = report.describe()
     if body.reveal:
-        await parts.registrar.reveal_case(case_id, told["documents"], None, request.context())
-    await note(parts, request, "case.reported", case_id, **told)
+        await request.registrar.reveal_case(case_id, told["documents"], None)
+    await note(request, "case.reported", case_id, **told)
     return await asyncio.to_thread(write_case, report, store)
 
 
@@ -204,9 +202,7 @@ async def suspend_outlet(
     """Lets the outlet enroll nobody, at once; one person may. Attempts are refused (403
     `REQUEST.OUTLET_RESTRICTED`), audited and counted.
     """
-    found = await parts.registrar.suspend_outlet(
-        outlet, body.case_id, body.reason, request.context()
-    )
+    found = await request.registrar.suspend_outlet(outlet, body.case_id, body.reason)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -214,7 +210,7 @@ async def bar_outlet(
     parts: Parts, request: Request, body: wire.RestrictRequest, outlet: str
 ) -> wire.OutletState:
     """Bars an outlet that another person has suspended."""
-    found = await parts.registrar.bar_outlet(outlet, body.case_id, body.reason, request.context())
+    found = await request.registrar.bar_outlet(outlet, body.case_id, body.reason)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -222,9 +218,7 @@ async def lift_restriction(
     parts: Parts, request: Request, body: wire.LiftRequest, outlet: str
 ) -> wire.OutletState:
     """Lets the outlet enroll again. Its case keeps the history."""
-    found = await parts.registrar.lift_restriction(
-        outlet, body.restriction, body.reason, request.context()
-    )
+    found = await request.registrar.lift_restriction(outlet, body.restriction, body.reason)
     return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
@@ -234,7 +228,7 @@ async def list_past_enrollments(
     """What was attempted at an outlet, for a look; names and numbers masked, audited."""
     shown = await asyncio.to_thread(_find_attempts, parts, request, query, outlet)
     ids = [one.enrollment_id for one in shown]
-    await note(parts, request, "enrollments.read", outlet, enrollments=ids)
+    await note(request, "enrollments.read", outlet, enrollments=ids)
     following = next_page(shown, query.limit, lambda one: one.enrollment_id)
     return wire.PastEnrollments(enrollments=shown, next=following)
 

@@ -60,7 +60,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     # What is answered already or cannot be judged costs no extraction.
     asked, early = await asyncio.to_thread(_answer_early, parts, request.caller, key, body)
     if isinstance(early, OutletRestricted):
-        await note(parts, request, ENROLLMENT_REFUSED, asked.outlet, cause=early.code)
+        await note(request, ENROLLMENT_REFUSED, asked.outlet, cause=early.code)
     if isinstance(early, SosieError):
         raise early
     if isinstance(early, Decided):
@@ -76,7 +76,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         for judged in asked.faces_judged:
             count_judged(parts, judged)
         try:
-            decided = await parts.registrar.enroll(asked, request.context())
+            decided = await request.registrar.enroll(asked)
         except LivenessReplayed as error:
             count_liveness(parts, asked.liveness, error)
             raise
@@ -89,7 +89,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         elif asked.proof is not None:
             parts.meter.add(EXCEPTIONS, asked.proof.way or "unknown", shown.decision)
         return Answer(shown, 201)
-    await note(parts, request, "enrollment.read", decided.enrollment_id)
+    await note(request, "enrollment.read", decided.enrollment_id)
     return Answer(shown, 200, REPLAYED)
 
 
@@ -178,7 +178,7 @@ async def read_enrollment(
     """What is on record of an enrollment; the read is audited."""
     record = await asyncio.to_thread(parts.store.enrollment, enrollment_id)
     see_enrollment(request.caller, record)
-    await note(parts, request, "enrollment.read", record.id)
+    await note(request, "enrollment.read", record.id)
     asked = await asyncio.to_thread(parts.store.people.exceptions, [record.id])
     return serializers.enrollment_record(request.caller, record, asked.get(record.id))
 
@@ -197,7 +197,7 @@ async def find_enrollment(
         see_enrollment(request.caller, record)
     except NotFound:
         raise NotFound(KEY_UNUSED) from None
-    await note(parts, request, "enrollment.read", record.id)
+    await note(request, "enrollment.read", record.id)
     found = Decided(stored.response, is_repeated=True)
     word = parts.deployment.settings.thresholds.match_word
     return serializers.enrollment(request.caller, found, key, word)
@@ -208,7 +208,7 @@ async def read_crops(parts: Parts, request: Request, enrollment_id: str) -> wire
     not over; audited.
     """
     shown = await asyncio.to_thread(_crops, parts, enrollment_id)
-    await note(parts, request, "crops.read", shown.enrollment_id, crops=len(shown.crops))
+    await note(request, "crops.read", shown.enrollment_id, crops=len(shown.crops))
     return shown
 
 

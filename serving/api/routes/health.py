@@ -204,7 +204,7 @@ async def read_audit(parts: Parts, request: Request, query: wire.AuditQuery) -> 
     # Other texts may be somebody's name.
     about = query.subject if is_id(query.subject or "") else None
     seen = {"after": query.after, "entries": len(found)} | ({"about": about} if about else {})
-    await note(parts, request, "audit.read", "chain", **seen)
+    await note(request, "audit.read", "chain", **seen)
     is_newest = query.after is None
     return wire.AuditPage(
         entries=tuple(map(serializers.audit_entry, found)),
@@ -224,15 +224,8 @@ async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -
         raise Malformed("after: beyond the end of the chain")
     verify = partial(audit.verify_chain, parts.store, after=after, most=MOST_VERIFIED)
     report = await asyncio.to_thread(verify)
-    await note(
-        parts,
-        request,
-        "audit.verified",
-        "chain",
-        after=after,
-        to=report.entries,
-        intact=report.intact,
-    )
+    told = {"after": after, "to": report.entries, "intact": report.intact}
+    await note(request, "audit.verified", "chain", **told)
     return wire.ChainPart(
         intact=report.intact,
         after=after,
@@ -243,20 +236,20 @@ async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -
     )
 
 
-async def start_backup(parts: Parts, request: Request) -> wire.Backup:
+async def start_backup(_: Parts, request: Request) -> wire.Backup:
     """Begins a backup beside all decisions, into the home's folder `backups`: it is copied, checked
     as a whole, and audited. One at a time: where one runs, this is it.
     """
-    return serializers.backup(await parts.registrar.start_backup(request.context()))
+    return serializers.backup(await request.registrar.start_backup())
 
 
-async def list_backups(parts: Parts, request: Request) -> wire.Backups:
+async def list_backups(_: Parts, request: Request) -> wire.Backups:
     """Every backup of the home, and the one that runs or has failed last; the newest first."""
-    found = await parts.registrar.list_backups(request.context())
+    found = await request.registrar.list_backups()
     return wire.Backups(tuple(map(serializers.backup, found)))
 
 
-async def admit_rows(parts: Parts, request: Request, body: wire.ImportChunk) -> wire.AdmittedChunk:
+async def admit_rows(_: Parts, request: Request, body: wire.ImportChunk) -> wire.AdmittedChunk:
     """Plans a part of an import, or stores what was planned; `sosie import` sends it where a
     service runs.
 
@@ -264,5 +257,5 @@ async def admit_rows(parts: Parts, request: Request, body: wire.ImportChunk) -> 
     of a row since the plan, nothing is stored and the answer is the new plan. It may be sent
     again.
     """
-    found = await parts.registrar.admit_chunk(body.sealed, body.planned, request.context())
+    found = await request.registrar.admit_chunk(body.sealed, body.planned)
     return of_record(wire.AdmittedChunk, found)

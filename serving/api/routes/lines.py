@@ -42,7 +42,7 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
     with counting_liveness(parts, shown.liveness):
-        found = await parts.registrar.read_lines(document, shown, request.context())
+        found = await request.registrar.read_lines(document, shown)
     return people.holder_lines(found)
 
 
@@ -57,20 +57,19 @@ async def dispute_line(
     document = known_document(body.document)
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    given = (LineTarget(line), document, shown, request.context())
     with counting_liveness(parts, shown.liveness):
-        opened = await parts.registrar.dispute_line(*given)
+        opened = await request.registrar.dispute_line(LineTarget(line), document, shown)
     return of_record(wire.Dispute, opened)
 
 
-async def close_line(parts: Parts, request: Request, line: str) -> wire.ClosedLine:
+async def close_line(_: Parts, request: Request, line: str) -> wire.ClosedLine:
     """Closes a line: its number may be given to somebody else. `line` is its number or id."""
-    line_id = await parts.registrar.close_line(LineTarget(line), request.context())
+    line_id = await request.registrar.close_line(LineTarget(line))
     return wire.ClosedLine(line_id, "closed")
 
 
 async def report_event(
-    parts: Parts, request: Request, body: wire.EventReport, line: str
+    _: Parts, request: Request, body: wire.EventReport, line: str
 ) -> wire.LineEvent:
     """Notes what has happened to a line in use, and does what the carrier's rules say to it, such
     as to ask for its holder. Sent again, with the same moment, it is the same event.
@@ -78,9 +77,7 @@ async def report_event(
     `line` is its number or id. A moment in the future, before the line was opened or before what is
     known of the same kind is LINE.EVENT.
     """
-    made = await parts.registrar.report_event(
-        LineTarget(line), LineEventKind(body.kind), body.at, request.context()
-    )
+    made = await request.registrar.report_event(LineTarget(line), LineEventKind(body.kind), body.at)
     return people.line_event(made, is_tenant=True)
 
 
@@ -89,7 +86,7 @@ async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHi
     once it is closed. Audited."""
     carrier = scope_of(request.caller)
     shown = await asyncio.to_thread(_find_history, parts.store, line, carrier)
-    await note(parts, request, "line.read", shown.line_id)
+    await note(request, "line.read", shown.line_id)
     return shown
 
 
@@ -99,17 +96,17 @@ def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHis
 
 
 async def exempt_document(
-    parts: Parts, request: Request, body: wire.ExemptionRequest, document_id: str
+    _: Parts, request: Request, body: wire.ExemptionRequest, document_id: str
 ) -> wire.Exemption:
     """No limit on lines, of a carrier or of a person, holds for a document any more, as for that of
     a firm. Audited."""
-    made = await parts.registrar.exempt(document_id, body.cause, request.context())
+    made = await request.registrar.exempt(document_id, body.cause)
     return of_record(wire.Exemption, made, is_exempt=True)
 
 
-async def end_exemption(parts: Parts, request: Request, document_id: str) -> wire.Exemption:
+async def end_exemption(_: Parts, request: Request, document_id: str) -> wire.Exemption:
     """The limits hold for a document again."""
-    await parts.registrar.end_exemption(document_id, request.context())
+    await request.registrar.end_exemption(document_id)
     return wire.Exemption(document_id, is_exempt=False)
 
 
@@ -151,7 +148,7 @@ async def start_campaign(
         steps=steps,
         chosen=chosen,
     )
-    made = await parts.registrar.start_campaign(terms, request.context())
+    made = await request.registrar.start_campaign(terms)
     return await asyncio.to_thread(_show, parts.store, made)
 
 
@@ -167,20 +164,18 @@ def _read_steps(then: str, body: wire.CampaignRequest) -> tuple[Step, ...]:
 
 
 async def add_to_campaign(
-    parts: Parts, request: Request, body: wire.CampaignLinesRequest, campaign_id: str
+    _: Parts, request: Request, body: wire.CampaignLinesRequest, campaign_id: str
 ) -> wire.AddedLines:
     """Adds lines to a campaign, by number or id; sent again it changes nothing. One that is no line
     in use of the campaign's carrier is told by its place, and the others are added."""
-    added, unknown = await parts.registrar.add_to_campaign(
-        campaign_id, list(body.lines), request.context()
-    )
+    added, unknown = await request.registrar.add_to_campaign(campaign_id, list(body.lines))
     return wire.AddedLines(added, tuple(unknown))
 
 
 async def end_campaign(parts: Parts, request: Request, campaign_id: str) -> wire.Campaign:
     """Ends a campaign before its deadline: no other line is asked for. Those that were stay asked
     for, with all that follows at the deadline. Sent again it changes nothing."""
-    ended = await parts.registrar.end_campaign(campaign_id, request.context())
+    ended = await request.registrar.end_campaign(campaign_id)
     return await asyncio.to_thread(_show, parts.store, ended)
 
 
@@ -256,7 +251,7 @@ async def _find(
         line_id = found.line_id
     finally:
         # Whoever tries numbers out is in the chain too.
-        await note(parts, request, "sim_change.read", line_id, operation=operation)
+        await note(request, "sim_change.read", line_id, operation=operation)
     return found, now
 
 

@@ -121,7 +121,7 @@ async def verify(
     named = (body.probe, body.liveness, subject, body.portrait)
     shown = await take_holder_face(parts, request, *named)
     with counting_liveness(parts, shown.liveness):
-        check = await _check_holder(parts, request, body, shown)
+        check = await _check_holder(request, body, shown)
     score = check.score if scope_of(request.caller) is None else None
     more = _tell_match(parts, shown.face, shown.portrait, is_match=check.is_match)
     return of_record(wire.Verification, check, score=score, **more)
@@ -144,7 +144,7 @@ async def _prove(
     )
     target, outcome = LineTarget(body.line, document=document), "refused"
     try:
-        check = await parts.registrar.prove_line(target, shown, request.context())
+        check = await request.registrar.prove_line(target, shown)
         outcome = "verified" if check.is_match else outcome
     finally:
         parts.meter.add(EXCEPTIONS, shown.way or "unknown", outcome)
@@ -159,7 +159,7 @@ def _name_subject(body: wire.VerificationRequest) -> str:
 
 
 async def _check_holder(
-    parts: Parts, request: Request, body: wire.VerificationRequest, shown: HolderFace
+    request: Request, body: wire.VerificationRequest, shown: HolderFace
 ) -> HolderCheck:
     document = body.document_id if body.document is None else known_document(body.document)
     if body.line is not None:
@@ -167,6 +167,6 @@ async def _check_holder(
         line = LineTarget(
             body.line, body.probe is not None and body.probe.image is not None, presented
         )
-        return await parts.registrar.check_line(line, shown, request.context())
+        return await request.registrar.check_line(line, shown)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, shown, request.context())
+    return await request.registrar.check_document(document, shown)

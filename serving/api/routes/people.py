@@ -26,7 +26,6 @@ from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.case_report import write_page
 from serving.errors import Busy, Malformed
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import CallContext
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure, ErasureCertificate
 from serving.wire.fields import KnownDocument, of_record, plain
@@ -41,7 +40,7 @@ async def _search_face(
     """Document to the score of its best reference, best first, `MAX_CANDIDATES` at most; and what
     an answer says of the search. It is audited."""
     probe = await take_face(parts, request, face)
-    found = (await parts.registrar.identify(probe.vector[None], threshold, request.context()))[0]
+    found = (await request.registrar.identify(probe.vector[None], threshold))[0]
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
@@ -72,7 +71,7 @@ async def identify(
     shown = await asyncio.to_thread(people.identified_holders, parts.store, scores)
     if shown:
         documents = [one.document_id for one in shown]
-        await note(parts, request, "documents.read", "identification", documents=documents)
+        await note(request, "documents.read", "identification", documents=documents)
     return wire.Identification(candidates=shown, **search)
 
 
@@ -92,7 +91,7 @@ async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest
         search = {**dict.fromkeys(_OF_A_SEARCH), "found": len(ids)}
     shown = await asyncio.to_thread(people.people_found, parts.store, ids, scores)
     documents = [one.document_id for one in shown]
-    await note(parts, request, "people.searched", by, documents=documents)
+    await note(request, "people.searched", by, documents=documents)
     return wire.People(people=shown, **search)
 
 
@@ -101,30 +100,29 @@ async def read_document(parts: Parts, request: Request, document_id: str) -> wir
     numbers masked; audited.
     """
     shown = await asyncio.to_thread(people.person, parts.store, document_id)
-    await note(parts, request, "document.read", shown.document_id)
+    await note(request, "document.read", shown.document_id)
     return shown
 
 
-async def erase_document(parts: Parts, request: Request, document_id: str) -> Answer:
+async def erase_document(_: Parts, request: Request, document_id: str) -> Answer:
     """Erases a document's holder: references, name, numbers. The answer is the certificate.
 
     While an open case or dispute needs the document the erasure waits: 202 acknowledges it, and
     says until when at the latest. A carrier may erase where every line of the holder is its own.
     """
-    context = request.context()
-    return _show_erasure(await parts.registrar.erase(document_id, context), context)
+    return _show_erasure(await request.registrar.erase(document_id), request)
 
 
 def _show_erasure(
-    done: documents.ErasureCertificate | holders.ErasureState, context: CallContext
+    done: documents.ErasureCertificate | holders.ErasureState, request: Request
 ) -> Answer:
     if isinstance(done, documents.ErasureCertificate):
         return Answer(of_record(ErasureCertificate, done))
-    shown = done if context.carrier is None else structs.replace(done, cases=())
+    shown = done if scope_of(request.caller) is None else structs.replace(done, cases=())
     return Answer(of_record(Erasure, shown), 202)
 
 
-async def withdraw_consent(parts: Parts, request: Request, document_id: str) -> Answer:
+async def withdraw_consent(_: Parts, request: Request, document_id: str) -> Answer:
     """Notes that a holder's consent to the face is withdrawn from the carrier, or from all by an
     operator: no call of theirs takes it from now on. The face goes, with a certificate; the
     document and its lines stay.
@@ -132,20 +130,18 @@ async def withdraw_consent(parts: Parts, request: Request, document_id: str) -> 
     202 where open cases need the face: it goes when an erasure would. Where others' consent holds
     (`shared`) the carrier's own photographs go.
     """
-    context = request.context()
-    return _show_erasure(await parts.registrar.withdraw(document_id, context), context)
+    return _show_erasure(await request.registrar.withdraw(document_id), request)
 
 
 async def step_death(
-    parts: Parts, request: Request, body: wire.DeathRequest, document_id: str
+    _: Parts, request: Request, body: wire.DeathRequest, document_id: str
 ) -> wire.Death:
     """Reports a document's holder dead, confirms or contests that, or lifts it; audited. What is
     reported holds at once: the document enrolls nobody, its lines are disputed. A second person
     confirms it, which closes them; a report that one contests another lifts.
     """
     return of_record(
-        wire.Death,
-        await parts.registrar.step_death(document_id, body.step, body.source, request.context()),
+        wire.Death, await request.registrar.step_death(document_id, body.step, body.source)
     )
 
 
@@ -187,7 +183,7 @@ async def read_faces(parts: Parts, request: Request, body: wire.FacesRequest) ->
     shown = await asyncio.to_thread(find_faces, parts.store, parts.calibration, asked)
     documents = list(dict.fromkeys(one.document_id for one in shown.subjects))
     count = sum(len(one.photographs) for one in shown.subjects)
-    await note(parts, request, "faces.read", "documents", documents=documents, faces=count)
+    await note(request, "faces.read", "documents", documents=documents, faces=count)
     return shown
 
 
@@ -208,7 +204,7 @@ async def export_subject(parts: Parts, request: Request, body: wire.SubjectReque
         # Before it is counted: whoever is told to ask again asks for nobody else.
         raise Busy(_OTHER)
     subject = found[0] if found else holders.UNHELD
-    await parts.registrar.reveal_subject(subject, body.reason, request.context())
+    await request.registrar.reveal_subject(subject, body.reason)
     if not found:
         raise NotFound(holders.NOBODY)
     return await asyncio.to_thread(_gather_subject, parts, subject, body.language)

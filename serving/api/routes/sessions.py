@@ -35,7 +35,7 @@ async def end_session(parts: Parts, request: Request) -> Answer:
     caller = request.caller
     if caller.ends_at is None or parts.sign_in is None:
         raise Malformed("a key is not signed out: sosie apikey revoke ends it")
-    await parts.registrar.end_session(caller.key_id, request.context())
+    await request.registrar.end_session(caller.key_id)
     parts.authenticator.forget(caller)
     gone = parts.sign_in.write_cookie(parts.sign_in.session_cookie, "")
     return Answer(wire.EndedSession(caller.key_id), headers={"Set-Cookie": gone})
@@ -96,13 +96,13 @@ async def _end(parts: Parts, page: PageRequest) -> Response:
         who = await sign_in.end(query, request.cookie(sign_in.flow_cookie))
         session, made = sign_in.open_session(who)
         actor, left_s = f"session:{session.id}", request.remaining_s
-        context = CallContext(actor, request.correlator, timeout_s=left_s)
-        if not await parts.registrar.open_session(session, who.subject, context):
+        registrar = parts.registrar.by(CallContext(actor, request.correlator, timeout_s=left_s))
+        if not await registrar.open_session(session, who.subject):
             raise SignInFailed(
                 Cause.NO_PERSON, "another account has this name, or it mixes scripts"
             )
         if who.former is not None:
-            await parts.registrar.end_session(who.former, context)
+            await registrar.end_session(who.former)
     except SignInFailed as failure:
         return _refuse(parts, request, failure)
     except (ServiceRefusal, SosieError) as error:

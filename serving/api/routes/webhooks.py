@@ -15,9 +15,7 @@ from serving.webhooks.receiver import show_event
 from serving.wire import webhooks as wire
 
 
-async def create_webhook(
-    parts: Parts, request: Request, body: wire.NewWebhook
-) -> wire.WebhookSecret:
+async def create_webhook(_: Parts, request: Request, body: wire.NewWebhook) -> wire.WebhookSecret:
     """Sends events of these types to an address from now on, at least once each and in order for
     each document. The secret is told here alone.
     """
@@ -25,7 +23,7 @@ async def create_webhook(
     if own is not None and body.carrier not in (None, own):
         raise Forbidden("the key may not act for this carrier: leave it out")
     asked = structs.replace(body, carrier=own or body.carrier)
-    return await parts.registrar.create_webhook(asked, request.context())
+    return await request.registrar.create_webhook(asked)
 
 
 def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
@@ -42,25 +40,25 @@ def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhoo
 
 
 async def change_webhook(
-    parts: Parts, request: Request, body: wire.ChangedWebhook, webhook_id: str
+    _: Parts, request: Request, body: wire.ChangedWebhook, webhook_id: str
 ) -> wire.Webhook:
     """Gives it another address, other types or another state: what waits goes to the new address,
     and one that is paused or gone goes on where it was.
     """
-    return await parts.registrar.change_webhook(webhook_id, body, request.context())
+    return await request.registrar.change_webhook(webhook_id, body)
 
 
-async def remove_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.RemovedWebhook:
+async def remove_webhook(_: Parts, request: Request, webhook_id: str) -> wire.RemovedWebhook:
     """Ends a webhook: what waits is sent to nobody."""
-    await parts.registrar.remove_webhook(webhook_id, request.context())
+    await request.registrar.remove_webhook(webhook_id)
     return wire.RemovedWebhook(webhook_id)
 
 
-async def rotate_secret(parts: Parts, request: Request, webhook_id: str) -> wire.WebhookSecret:
+async def rotate_secret(_: Parts, request: Request, webhook_id: str) -> wire.WebhookSecret:
     """Gives it a new secret, told here alone; what is sent is signed with the one before as well,
     for as long as `[webhooks] earlier_secret_h` says.
     """
-    return await parts.registrar.rotate_secret(webhook_id, request.context())
+    return await request.registrar.rotate_secret(webhook_id)
 
 
 async def replay_events(
@@ -68,7 +66,7 @@ async def replay_events(
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
     begin = await asyncio.to_thread(open_place, parts.store, body.after, scope_of(request.caller))
-    return await parts.registrar.replay_events(webhook_id, begin, request.context())
+    return await request.registrar.replay_events(webhook_id, begin)
 
 
 def list_dead_letters(
@@ -82,11 +80,10 @@ def list_dead_letters(
 
 
 async def ask_again(
-    parts: Parts, request: Request, body: wire.AskedAgain, webhook_id: str
+    _: Parts, request: Request, body: wire.AskedAgain, webhook_id: str
 ) -> wire.Revived:
     """Has dead letters tried again, from the first attempt on."""
-    context = request.context()
-    return wire.Revived(await parts.registrar.ask_again(webhook_id, body.events, context))
+    return wire.Revived(await request.registrar.ask_again(webhook_id, body.events))
 
 
 async def send_example(
@@ -100,7 +97,7 @@ async def send_example(
     found = await asyncio.to_thread(parts.store.webhooks.find, *given)
     event = keeper.make_example(found, body.type, parts.vault.deployment_id)
     parts.authenticator.charge(request.caller, keeper.EXAMPLE_ITEMS)
-    await note(parts, request, "webhook.tested", webhook_id, type=event.type)
+    await note(request, "webhook.tested", webhook_id, type=event.type)
     return await keeper.send_example(found, event, parts.deployment.settings.webhooks)
 
 

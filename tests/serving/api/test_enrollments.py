@@ -264,7 +264,7 @@ def test_a_repeated_request_is_audited_before_it_is_answered(
     async def fail(*_: Any) -> None:
         raise StorageFailed("the database is gone")
 
-    monkeypatch.setattr(fresh.parts.registrar, "note", fail)
+    monkeypatch.setattr(fresh.parts.registrar, "carry", fail)
     unaudited = fresh.enroll(body, "key-1", key="b1")
     assert unaudited.status_code == 503
     assert answer["enrollment_id"] not in unaudited.text

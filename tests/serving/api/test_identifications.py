@@ -7,6 +7,7 @@ import pytest
 
 from engine.matching.verification import FoundHolders
 from schema.decisions import Comparison
+from serving.registrar.protocol import RegistrarCalls
 from serving.wire import people
 from serving.wire.fields import read
 from tests.serving.api.conftest import case_of
@@ -59,12 +60,11 @@ def test_a_threshold_that_follows_the_gallery_is_one_for_all_searches(
 
 
 def test_documents_that_the_registrar_left_out_are_counted(service, faces, monkeypatch) -> None:
-    search = service.registrar.identify
+    async def cut(calls: RegistrarCalls, *given: Any) -> list[FoundHolders]:
+        found = await calls.__getattr__("identify")(*given)
+        return [replace(one, left_out=9, documents_left_out=5) for one in found]
 
-    async def cut(*given: Any) -> list[FoundHolders]:
-        return [replace(one, left_out=9, documents_left_out=5) for one in await search(*given)]
-
-    monkeypatch.setattr(service.registrar, "identify", cut)
+    monkeypatch.setattr(RegistrarCalls, "identify", cut, raising=False)
     body = {"probe": {"image": faces["later"]}}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))
     assert (len(answer["candidates"]), answer["found"]) == (1, 6)

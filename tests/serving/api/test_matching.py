@@ -247,13 +247,13 @@ def test_a_search_finds_who_is_enrolled_and_says_what_it_searched(
 def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
     service, monkeypatch
 ) -> None:
-    search, calls = service.registrar.identify, []
+    carry, calls = service.registrar.carry, []
 
-    async def watch(probes: Any, threshold: float, context: CallContext) -> Any:
-        calls.append((len(probes), threshold, context))
-        return await search(probes, threshold, context)
+    async def watch(method: str, arguments: Any, context: CallContext) -> Any:
+        calls.append((method, *arguments, context))
+        return await carry(method, arguments, context)
 
-    monkeypatch.setattr(service.registrar, "identify", watch)
+    monkeypatch.setattr(service.registrar, "carry", watch)
     one, two, three, four = templates_of(service, unit_rows(4))
     match(
         service,
@@ -263,8 +263,9 @@ def test_all_probes_of_a_call_are_searched_at_once_with_its_correlator_and_time(
         {"probe": {"template": b"none"}, "search": True},
         headers={"x-correlator": "c-1", "x-timeout-ms": "20000"},
     )
-    ((count, threshold, context),) = calls
-    assert (count, threshold) == (2, service.parts.thresholds.review)
+    ((method, probes, threshold, context),) = calls
+    assert (method, len(probes)) == ("identify", 2)
+    assert threshold == service.parts.thresholds.review
     assert context.correlator == "c-1"
     assert context.timeout_s is not None
     assert 0 < context.timeout_s <= 20
@@ -284,7 +285,7 @@ def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     async def fail(*_: Any) -> Any:
         raise fault
 
-    monkeypatch.setattr(service.registrar, "identify", fail)
+    monkeypatch.setattr(service.registrar, "carry", fail)
     probe, reference = templates_of(service, unit_rows(2))
     items = [{"probe": probe, "reference": reference}, {"probe": probe, "search": True}]
     answer = service.ask("POST", MATCH, key="fraud", body={"items": items}, kind=MSGPACK)

@@ -116,7 +116,7 @@ def test_two_imports_at_once_beside_enrollments_of_the_same_people(
                 portrait=Sample(face, (10**6 + serial).to_bytes(32)),
                 captured_at=utc_now(),
             )
-            answers[serial] = service.run(service.registrar.enroll(request, context))
+            answers[serial] = service.run(service.registrar.by(context).enroll(request))
 
     with ThreadPoolExecutor(3) as pool:
         running = [pool.submit(take_in, path) for path in files]

@@ -98,9 +98,9 @@ async def test_an_answer_and_an_error_of_the_registrar_come_as_they_are() -> Non
         return Reply(value="closed") if arguments[0] == 1 else Reply(error=NotFound("no line"))
 
     registrar = _open(Handle(perform))
-    assert await registrar.close_line(1, CONTEXT) == "closed"  # type: ignore[arg-type]
+    assert await registrar.by(CONTEXT).close_line(1) == "closed"  # type: ignore[arg-type]
     with pytest.raises(NotFound):
-        await registrar.close_line(2, CONTEXT)  # type: ignore[arg-type]
+        await registrar.by(CONTEXT).close_line(2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ async def test_whatever_ray_raises_is_interrupted_and_logged_by_its_type(error: 
 
     registrar = _open(Handle(_raising(error)), logger=logger)
     with pytest.raises(Interrupted) as caught:
-        await registrar.erase("d", CONTEXT)
+        await registrar.by(CONTEXT).erase("d")
     assert "13800138000" not in str(caught.value)
     assert caught.value.retry_after_s is not None
     await registrar.close()
@@ -135,12 +135,12 @@ async def test_whatever_ray_raises_is_interrupted_and_logged_by_its_type(error: 
 async def test_back_pressure_and_calls_above_the_capacity_are_busy_at_once() -> None:
     pressed = BackPressureError(num_queued_requests=1, max_queued_requests=1)
     with pytest.raises(Busy):
-        await _open(Handle(_raising(pressed))).erase("d", CONTEXT)
+        await _open(Handle(_raising(pressed))).by(CONTEXT).erase("d")
     registrar = _open(Handle(_never), capacity=2)
-    held = [asyncio.create_task(registrar.erase("d", CONTEXT)) for _ in range(2)]
+    held = [asyncio.create_task(registrar.by(CONTEXT).erase("d")) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await registrar.erase("d", CONTEXT)
+        await registrar.by(CONTEXT).erase("d")
     for task in held:
         task.cancel()
     await asyncio.gather(*held, return_exceptions=True)
@@ -150,7 +150,7 @@ async def test_a_caller_who_goes_cancels_the_call_and_frees_its_place() -> None:
     handle = Handle(_never)
     registrar = _open(handle, capacity=1)
     for _ in range(2):
-        task = asyncio.create_task(registrar.erase("d", CONTEXT))
+        task = asyncio.create_task(registrar.by(CONTEXT).erase("d"))
         while not registrar._ongoing:
             await asyncio.sleep(0)
         task.cancel()
@@ -165,7 +165,7 @@ async def test_a_call_past_its_deadline_is_interrupted_and_cancelled(monkeypatch
     handle = Handle(_never)
     registrar = _open(handle)
     with pytest.raises(Interrupted):
-        await registrar.erase("d", CallContext("key:1", "c1", timeout_s=0.05))
+        await registrar.by(CallContext("key:1", "c1", timeout_s=0.05)).erase("d")
     assert handle.perform.responses[-1].cancelled
     await registrar.close()
 
@@ -181,10 +181,10 @@ async def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
     handle = Handle(_raising(ActorDiedError()), status)
     registrar = _open(handle)
     with pytest.raises(Interrupted):
-        await registrar.erase("d", CONTEXT)
+        await registrar.by(CONTEXT).erase("d")
     for _ in range(3):
         with pytest.raises(NotReady):
-            await registrar.erase("d", CONTEXT)
+            await registrar.by(CONTEXT).erase("d")
     assert len(handle.perform.responses) == 1
     assert (await registrar.status()).phase is Phase.STARTING
 
@@ -192,13 +192,13 @@ async def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
     is_back.set()
     assert registrar._watching is not None
     await registrar._watching
-    assert await registrar.erase("d", CONTEXT) == "d"  # type: ignore[comparison-overlap]
+    assert await registrar.by(CONTEXT).erase("d") == "d"  # type: ignore[comparison-overlap]
     assert (await registrar.status()).is_ready
 
 
 def enrolling(registrar: RayRegistrar, names: Sequence[str]) -> list[asyncio.Task[Any]]:
     """Calls of one turn of the loop; the double of the registrar tells them apart by name."""
-    return [asyncio.create_task(registrar.enroll(name, CONTEXT)) for name in names]  # type: ignore[arg-type]
+    return [asyncio.create_task(registrar.by(CONTEXT).enroll(name)) for name in names]  # type: ignore[arg-type]
 
 
 async def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_reply() -> None:
@@ -214,7 +214,7 @@ async def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_rep
     assert [*found[:1], *found[2:]] == [*names[:1], *names[2:]]
     assert len(handle.perform_all.responses) == 2, "16 and 4 calls"
     assert not handle.perform.responses
-    assert await registrar.enroll("z", CONTEXT) == "z"  # type: ignore[arg-type,comparison-overlap]
+    assert await registrar.by(CONTEXT).enroll("z") == "z"  # type: ignore[arg-type,comparison-overlap]
     assert len(handle.perform.responses) == 1
 
 
@@ -222,7 +222,7 @@ async def test_who_has_little_time_is_in_no_message_with_who_has_much() -> None:
     handle = Handle(_echo)
     registrar = _open(handle)
     contexts = [replace(CONTEXT, timeout_s=timeout_s) for timeout_s in (10, 0.2, 9.9, 0.3)]
-    calls = [registrar.enroll("x", context) for context in contexts]  # type: ignore[arg-type]
+    calls = [registrar.by(context).enroll("x") for context in contexts]  # type: ignore[arg-type]
     assert len(await asyncio.gather(*calls)) == 4
     assert len(handle.perform.responses) + len(handle.perform_all.responses) == 4
 
@@ -279,9 +279,9 @@ async def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() ->
     handle = Handle(_raising(refused))
     registrar = _open(handle)
     with pytest.raises(RequestError, match="ask for less"):
-        await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        await registrar.by(CONTEXT).close_line(1)  # type: ignore[arg-type]
     with pytest.raises(RequestError):
-        await registrar.close_line(1, CONTEXT)  # type: ignore[arg-type]
+        await registrar.by(CONTEXT).close_line(1)  # type: ignore[arg-type]
     assert len(handle.perform.responses) == 2
 
 

@@ -160,7 +160,7 @@ async def reach_ready(registrar: LocalRegistrar) -> Status:
 async def enroll_all(
     registrar: LocalRegistrar, requests: Sequence[EnrollmentRequest]
 ) -> list[Answer]:
-    return [await registrar.enroll(each, CONTEXT) for each in requests]
+    return [await registrar.by(CONTEXT).enroll(each) for each in requests]
 
 
 def assert_unavailable(error: Exception) -> None:
@@ -173,13 +173,13 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes, pair) -> None:
 
     async def call_all(registrar: LocalRegistrar) -> tuple[Any, ...]:
         status = await reach_ready(registrar)
-        found = await registrar.identify(probes, 0.3, CONTEXT)
+        found = await registrar.by(CONTEXT).identify(probes, 0.3)
         answers = await enroll_all(registrar, mixed_requests())
         documents = [answer.decided.document_id for answer in answers]
-        erased = await registrar.erase(documents[1], CONTEXT)
+        erased = await registrar.by(CONTEXT).erase(documents[1])
         names: dict[str, str] = {}
         bodies = [(neutral(answer.decided, names), answer.is_repeated) for answer in answers]
-        later = await registrar.identify(probes, 0.3, CONTEXT)
+        later = await registrar.by(CONTEXT).identify(probes, 0.3)
         candidates = [
             [
                 (one.reference_id, names.get(one.document_id, one.document_id), one.score)
@@ -229,7 +229,7 @@ async def ask_until_whole_again(registrar: LocalRegistrar, whole: list[FoundHold
     refused, give_up_at = 0, time.monotonic() + WAIT_S
     while time.monotonic() < give_up_at:
         try:
-            assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+            assert await registrar.by(CONTEXT).identify(PROBES, 0.3) == whole
         except (SosieError, ServiceRefusal) as refusal:
             assert_unavailable(refusal)
             refused += 1
@@ -245,7 +245,7 @@ def test_of_four_shards_one_that_is_killed_is_built_again_alone_and_a_lost_regis
 ) -> None:
     async def lose_both(registrar: LocalRegistrar) -> None:
         await reach_ready(registrar)
-        whole = await registrar.identify(PROBES, 0.3, CONTEXT)
+        whole = await registrar.by(CONTEXT).identify(PROBES, 0.3)
         before = shard_pids()
         killed = kill(min(before))
         await ask_until_whole_again(registrar, whole)
@@ -273,7 +273,7 @@ def test_a_registrar_that_another_replaces_leaves_it_the_shards_but_not_those_of
 
     async def search(registrar: LocalRegistrar) -> list[FoundHolders]:
         await reach_ready(registrar)
-        return await registrar.identify(PROBES, 0.3, CONTEXT)
+        return await registrar.by(CONTEXT).identify(PROBES, 0.3)
 
     def leave(registrar: LocalRegistrar) -> dict[str, int]:
         asyncio.run(registrar.service.drain(5, keep_shards=lambda: True))
@@ -307,19 +307,19 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
         give_up_at = time.monotonic() + WAIT_S
         while len(shard_pids()) < 4 or not has_two_copies(registrar):
             assert time.monotonic() < give_up_at
-            await registrar.identify(PROBES, 0.3, CONTEXT)
+            await registrar.by(CONTEXT).identify(PROBES, 0.3)
             if (one := next(requests, None)) is not None:
-                await registrar.enroll(one, CONTEXT)
-        whole = await registrar.identify(PROBES, 0.3, CONTEXT)
+                await registrar.by(CONTEXT).enroll(one)
+        whole = await registrar.by(CONTEXT).identify(PROBES, 0.3)
         # The other one of that number: what is left of it is the new one.
         kill(next(name for name in before if name[0] == killed[0] and name != killed))
-        assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+        assert await registrar.by(CONTEXT).identify(PROBES, 0.3) == whole
         await reach_two_copies(registrar)
         # Each shard has one on either node.
         nodes.lose_second()
         for _ in range(50):
-            assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
-        await registrar.enroll(request(901, FACES[5]), CONTEXT)
+            assert await registrar.by(CONTEXT).identify(PROBES, 0.3) == whole
+        await registrar.by(CONTEXT).enroll(request(901, FACES[5]))
         nodes.bring_back()
 
     async def reach_two_copies(registrar: LocalRegistrar) -> None:

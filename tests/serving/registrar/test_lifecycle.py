@@ -64,13 +64,13 @@ async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
     assert str(other_writer.pid) in waiting.detail
     assert (waiting.store_sequence, waiting.sequence, waiting.is_ready) == (0, None, False)
     with pytest.raises(NotReady) as refused:
-        await registrar.enroll(population.request(), context)
+        await registrar.by(context).enroll(population.request())
     assert refused.value.retry_after_s
     other_writer.kill()
     ready = await reach(registrar)
     assert ready.is_ready
     assert ready.boot_id not in ("", waiting.boot_id)
-    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
+    assert (await registrar.by(context).enroll(population.request())).decision is Decision.APPROVED
 
 
 async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
@@ -121,12 +121,12 @@ async def test_after_a_lost_shard_nothing_is_answered_from_a_part_and_all_is_ope
     registrar: LocalRegistrar = serve(open_sharded)
     before = await reach(registrar)
     for person in people:
-        await registrar.enroll(population.request(person), context)
+        await registrar.by(context).enroll(population.request(person))
     opened[-1].shards[1].close()
     refused = 0
     while True:
         try:
-            found = [await registrar.identify(one[None], 0.5, context) for one in people]
+            found = [await registrar.by(context).identify(one[None], 0.5) for one in people]
         except ServiceRefusal:
             refused += 1
             await asyncio.sleep(0.02)
@@ -169,7 +169,7 @@ async def test_a_change_that_waits_for_a_shard_takes_neither_readiness_nor_the_s
     before = await reach(registrar)
     slow[0].hold()
     patient = replace(context, timeout_s=WAIT_S)
-    enrolling = asyncio.create_task(registrar.enroll(population.request(), patient))
+    enrolling = asyncio.create_task(registrar.by(patient).enroll(population.request()))
     assert await asyncio.to_thread(slow[0].begun.wait, WAIT_S)
     monkeypatch.setattr(OpenRegistry, "read_watermark", count)
     # More than it takes to say that another process writes.
@@ -189,7 +189,7 @@ async def test_a_registry_that_another_process_has_changed_is_read_again(
     request = population.request()
     registrar: LocalRegistrar = serve()
     before = await reach(registrar)
-    await registrar.enroll(population.request(), context)
+    await registrar.by(context).enroll(population.request())
     with sqlite3.connect(home / "registry.sqlite") as database:
         database.execute(f"UPDATE deployment SET {column} = {column} + 1")
         # It has the key ring as well.
@@ -201,11 +201,11 @@ async def test_a_registry_that_another_process_has_changed_is_read_again(
         database.execute("UPDATE deployment SET audit_mac = ?", (code,))
     if column == "writer_epoch":
         with pytest.raises(Interrupted):
-            await registrar.enroll(request, context)
+            await registrar.by(context).enroll(request)
     await until(registrar, lambda status: status.boot_id != before.boot_id)
     ready = await reach(registrar)
     assert ready.is_ready
-    assert not (await registrar.enroll(request, context)).is_repeated
+    assert not (await registrar.by(context).enroll(request)).is_repeated
 
 
 async def test_a_store_that_does_not_answer_makes_it_unready_until_it_does(serve, home) -> None:
@@ -244,10 +244,11 @@ async def test_a_thread_that_has_ended_is_lost_and_all_is_opened_again(
         if thread == "searches":
             patched.setattr("serving.registrar.open_registry.identify", end)
             with pytest.raises(Interrupted):
-                await registrar.identify(population.person()[None], 0.5, context)
+                await registrar.by(context).identify(population.person()[None], 0.5)
         else:
             kept.last.registrar.schedule(end)
     await until(registrar, lambda status: status.boot_id != before.boot_id)
     await reach(registrar)
-    assert (await registrar.identify(population.person()[None], 0.5, context))[0].candidates == ()
-    assert (await registrar.enroll(population.request(), context)).decision is Decision.APPROVED
+    (found,) = await registrar.by(context).identify(population.person()[None], 0.5)
+    assert found.candidates == ()
+    assert (await registrar.by(context).enroll(population.request())).decision is Decision.APPROVED

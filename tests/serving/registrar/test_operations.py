@@ -34,15 +34,15 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
     registrar, kept, population, context, busy
 ) -> None:
     request = population.request()
-    await registrar.enroll(request, context)
+    await registrar.by(context).enroll(request)
     with busy(kept.last.registrar):
         calls = [
-            asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
+            asyncio.create_task(registrar.by(context).identify(population.person()[None], 0.5)),
             asyncio.create_task(
-                registrar.check_document(request.document, show(population.person()), context)
+                registrar.by(context).check_document(request.document, show(population.person()))
             ),
             asyncio.create_task(
-                registrar.read_lines(request.document, show(population.person()), context)
+                registrar.by(context).read_lines(request.document, show(population.person()))
             ),
         ]
         done, _ = await asyncio.wait(calls, timeout=0.5)
@@ -56,7 +56,7 @@ async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_t
     registrar, kept, population, context
 ) -> None:
     request = population.request()
-    await registrar.enroll(request, context)
+    await registrar.by(context).enroll(request)
     thresholds = kept.last.thresholds
     single, fused = (
         thresholds.of(kind).same_document for kind in (Comparison.FUSED_TO_ONE, Comparison.FUSED)
@@ -70,7 +70,7 @@ async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_t
     target = LineTarget(request.msisdn)
     for length, least in ((1.0, single), (0.9, fused)):
         shown = HolderFace(FaceVector(probe.astype(np.float32), length))
-        check = await registrar.check_line(target, shown, BLUE)
+        check = await registrar.by(BLUE).check_line(target, shown)
         assert (check.is_match, check.threshold) == (least == single, least)
 
 

@@ -13,8 +13,9 @@ from indexes.errors import SearchInvalid, ShardLost, VectorInvalid
 from serving import errors as refusals
 from serving.errors import describe
 from serving.registrar.operations import Operations
-from serving.registrar.protocol import OPERATIONS, RegistrarClient, Reply, presentable
+from serving.registrar.protocol import OPERATIONS, RegistrarCalls, Reply, presentable
 from tests.serving.local_registrar import LocalRegistrar
+from tests.serving.registrar.conftest import CONTEXT
 
 
 def kinds(tree: type[Any]) -> list[type[Any]]:
@@ -63,15 +64,11 @@ def test_every_call_of_a_client_is_an_operation_with_the_same_types() -> None:
         signature = inspect.signature(getattr(Operations, name) if is_own else given)
         text, _, found = re.sub(r"\b(\w+\.)+|'", "", str(signature)).partition(" -> ")
         asked = re.findall(r"(\w+): ([^,)]+)", text)
-        types = ", ".join(
-            one
-            for key, one in [*asked, ("", "CallContext")]
-            if key not in {"call", "actor", "runner"}
-        )
-        assert RegistrarClient.__annotations__[name] == f"Ask[[{types}], {found}]"
+        types = ", ".join(one for key, one in asked if key not in {"call", "actor", "runner"})
+        assert RegistrarCalls.__annotations__[name] == f"Ask[[{types}], {found}]"
 
 
 def test_no_other_name_is_a_call_of_a_client() -> None:
-    client = LocalRegistrar(None)  # type: ignore[arg-type]
-    assert client.enroll
-    assert not hasattr(client, "perform")
+    calls = LocalRegistrar(None).by(CONTEXT)  # type: ignore[arg-type]
+    assert calls.enroll
+    assert not hasattr(calls, "perform")

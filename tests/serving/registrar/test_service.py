@@ -33,10 +33,9 @@ async def test_calls_that_arrive_one_after_the_other_while_the_writer_is_busy_ar
     meter, kept = RecordingMeter(), keep(chosen=make_settings({"registrar": {"batch_size": 2}}))
     registrar = serve(kept, meter)
     await reach(registrar)
+    asked = registrar.by(context)
     with busy(kept.last.registrar):
-        calls = [
-            asyncio.create_task(registrar.enroll(population.request(), context)) for _ in range(2)
-        ]
+        calls = [asyncio.create_task(asked.enroll(population.request())) for _ in range(2)]
         await wait_for_queued(kept, 2)
     await asyncio.gather(*calls)
     # The last are counted after they were answered.
@@ -49,19 +48,19 @@ async def test_a_call_that_is_late_or_cancelled_while_it_waits_commits_nothing(
 ) -> None:
     late, left, good = population.request(), population.request(), population.request()
     with busy(kept.last.registrar):
-        cancelled = asyncio.create_task(registrar.enroll(left, context))
+        cancelled = asyncio.create_task(registrar.by(context).enroll(left))
         await wait_for_queued(kept, 1)
         cancelled.cancel()
         with pytest.raises(DeadlinePassed):
-            await registrar.enroll(late, replace(context, timeout_s=0.1))
+            await registrar.by(replace(context, timeout_s=0.1)).enroll(late)
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        waiting = asyncio.create_task(registrar.enroll(good, context))
+        waiting = asyncio.create_task(registrar.by(context).enroll(good))
         await wait_for_queued(kept, 1)
     assert (await waiting).decision is Decision.APPROVED
     # Their keys are free: the same requests are judged now.
     for request in (late, left):
-        assert not (await registrar.enroll(request, context)).is_repeated
+        assert not (await registrar.by(context).enroll(request)).is_repeated
     assert kept.last.store.counts()["enrollments"] == 3
 
 
@@ -78,7 +77,7 @@ async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
         return judge(*arguments, **named)
 
     monkeypatch.setattr(Judge, "judge", slow)
-    call = asyncio.create_task(registrar.enroll(request, context))
+    call = asyncio.create_task(registrar.by(context).enroll(request))
     assert await asyncio.to_thread(judging.wait, WAIT_S)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -88,25 +87,25 @@ async def test_what_was_taken_before_its_caller_left_is_fetched_by_its_key(
     async with asyncio.timeout(WAIT_S):
         while answer is None:
             with suppress(RequestError):
-                answer = await registrar.enroll(request, context)
+                answer = await registrar.by(context).enroll(request)
     assert answer.is_repeated
+    other = population.request(idempotency_key=request.idempotency_key)
     with pytest.raises(IdempotencyMismatch):
-        await registrar.enroll(population.request(idempotency_key=request.idempotency_key), context)
+        await registrar.by(context).enroll(other)
 
 
 async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapshot(
     registrar, kept, population, context, busy, monkeypatch
 ) -> None:
     monkeypatch.setattr("serving.deployment.deployment.SNAPSHOT_AFTER", -1)
+    asked = registrar.by(context)
     with busy(kept.last.registrar):
-        waiting = [
-            asyncio.create_task(registrar.enroll(population.request(), context)) for _ in range(5)
-        ]
+        waiting = [asyncio.create_task(asked.enroll(population.request())) for _ in range(5)]
         await wait_for_queued(kept, 5)
         drained = asyncio.create_task(registrar.service.drain(10))
         await reach(registrar, Phase.DRAINING)
         with pytest.raises(NotReady):
-            await registrar.enroll(population.request(), context)
+            await registrar.by(context).enroll(population.request())
         assert not drained.done()
     assert {answer.decision for answer in await asyncio.gather(*waiting)} == {Decision.APPROVED}
     await drained
@@ -122,7 +121,7 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 ) -> None:
     person, reading, go_on = population.person(), threading.Event(), threading.Event()
     request = population.request(person)
-    await registrar.enroll(request, context)
+    await registrar.by(context).enroll(request)
     read = kept.last.store.lines_of
 
     def read_slowly(document_id: str) -> Any:
@@ -132,7 +131,7 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
 
     monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
     call = asyncio.create_task(
-        registrar.read_lines(request.document, HolderFace(FaceVector(person)), context)
+        registrar.by(context).read_lines(request.document, HolderFace(FaceVector(person)))
     )
     assert await asyncio.to_thread(reading.wait, WAIT_S)
     drained = asyncio.create_task(registrar.service.drain(10))
@@ -148,8 +147,8 @@ async def test_every_queue_and_batch_is_metered(serve, kept, population, context
     meter = RecordingMeter()
     registrar: LocalRegistrar = serve(kept, meter)
     await reach(registrar)
-    await registrar.enroll(population.request(), context)
-    await registrar.identify(population.person()[None], 0.5, context)
+    await registrar.by(context).enroll(population.request())
+    await registrar.by(context).identify(population.person()[None], 0.5)
     async with asyncio.timeout(WAIT_S):
         while 1 not in meter.values(metrics.REFERENCES):
             await asyncio.sleep(0.01)
