@@ -119,9 +119,10 @@ def test_every_request_has_a_serial_number_of_its_own_in_head_and_body() -> None
     assert all(b"Idempotency-Key: k-" + data[-9:] in data for data in server.requests)
 
 
-def test_an_open_loop_keeps_its_schedule() -> None:
+@pytest.mark.parametrize("pause_s", [0, 1e-3])
+def test_an_open_loop_keeps_its_schedule(pause_s: float) -> None:
     with serving(echo) as server:
-        record = send_load(make_load(server, rate=400, seconds=1.5))
+        record = send_load(make_load(server, rate=400, seconds=1.5, pause_s=pause_s))
     assert len(record) == 600
     np.testing.assert_allclose(np.sort(record.rows.intended_s), np.arange(600) / 400, atol=1e-6)
     assert (record.rows.sent_s >= record.rows.intended_s - 1e-3).all()

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -76,7 +77,8 @@ class Load:
 
     Closed loop where `rate` is None: each connection sends again when it is answered. Else open
     loop: `rate` arrivals a second, evenly spaced; one that finds no free connection waits for one,
-    and its latency counts from its arrival.
+    and its latency counts from its arrival. An open loop looks at its connections each `pause_s`,
+    where it is given: to wake up for each arrival and answer takes three times what sending does.
     """
 
     host: str
@@ -86,6 +88,7 @@ class Load:
     seconds: float = float("inf")
     count: int | None = None
     rate: float | None = None
+    pause_s: float = 0.0
     serial: int = 0
     timeout_s: float = 30.0
     keeps_bodies: bool = False
@@ -409,8 +412,13 @@ class Sending:
         if self.load.rate is None:
             await asyncio.gather(*work)
         else:
-            loop = asyncio.get_running_loop()
-            await asyncio.gather(*work, asyncio.to_thread(self._follow, loop, start))
+            loop, arrivals = asyncio.get_running_loop(), (self.load.schedule() + start).tolist()
+            await asyncio.gather(
+                *work,
+                self._follow_in_pauses(deque(arrivals))
+                if self.load.pause_s
+                else asyncio.to_thread(self._follow, loop, arrivals),
+            )
         while not self._arrivals.empty():
             due = self._arrivals.get_nowait()
             if due is not None:
@@ -421,16 +429,30 @@ class Sending:
         cpu_share = (time.process_time() - spent_s) / seconds
         return Record(rows.view(np.recarray), tuple(self._bodies), seconds, cpu_share)
 
-    def _follow(self, loop: asyncio.AbstractEventLoop, start: float) -> None:
+    def _follow(self, loop: asyncio.AbstractEventLoop, arrivals: Sequence[float]) -> None:
         """Lets requests arrive by the schedule, from a thread: the timers of an event loop are
         precise to the millisecond only."""
-        for moment in (self.load.schedule() + start).tolist():
+        for moment in arrivals:
             wait_s = moment - _clock()
             if wait_s > 0:
                 time.sleep(wait_s)
             loop.call_soon_threadsafe(self._arrivals.put_nowait, moment)
+        loop.call_soon_threadsafe(self._finish)
+
+    async def _follow_in_pauses(self, arrivals: deque[float]) -> None:
+        """Lets those arrive that are due, and all that answers bring be done before it sleeps."""
+        while arrivals:
+            time.sleep(self.load.pause_s)
+            now = _clock()
+            while arrivals and arrivals[0] <= now:
+                self._arrivals.put_nowait(arrivals.popleft())
+            for _ in range(2):
+                await asyncio.sleep(0)
+        self._finish()
+
+    def _finish(self) -> None:
         for _ in range(self.load.connections):
-            loop.call_soon_threadsafe(self._arrivals.put_nowait, None)
+            self._arrivals.put_nowait(None)
 
     async def _work(self, connection: Connection) -> None:
         load = self.load

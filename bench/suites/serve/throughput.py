@@ -35,6 +35,8 @@ from serving.deployment.deployment import Deployment
 IDLE_SHARE, CALM_SHARE, STORM_TIMES = 0.1, 0.7, 3.0
 CALM_CONNECTIONS = 64
 """A storm needs more of them."""
+STORM_PAUSE_S = 5e-4
+"""By up to three of them the latencies of a storm are too long."""
 SETTLING_S = 2.0
 """Of each load's beginning, not counted."""
 CAPACITY_SHARES, CAPACITY_STEPS = (0.25, 1.0), 5
@@ -140,11 +142,13 @@ class _Arrivals:
     generator: Generator
     load: Load
 
-    def send(self, rate: float, seconds: float, connections: int) -> Record:
+    def send(self, rate: float, seconds: float, connections: int, pause_s: float = 0.0) -> Record:
         """Without what came while it settled."""
         load = replace(self.load, rate=rate, seconds=seconds + SETTLING_S, connections=connections)
         self.load = replace(load, serial=load.serial + int(rate * load.seconds) + 1)
-        return self.generator.run(load).within(SETTLING_S, SETTLING_S + seconds)
+        return self.generator.run(replace(load, pause_s=pause_s)).within(
+            SETTLING_S, SETTLING_S + seconds
+        )
 
     def find_capacity(self, closed: float, plan: OverloadPlan) -> float:
         """The largest rate that is answered as the objective says, to a fortieth of `closed`."""
@@ -169,7 +173,7 @@ def run_overload(
         capacity,
         arrivals.send(capacity * IDLE_SHARE, plan.idle_s, CALM_CONNECTIONS),
         arrivals.send(capacity * CALM_SHARE, plan.calm_s, CALM_CONNECTIONS),
-        arrivals.send(capacity * STORM_TIMES, plan.storm_s, plan.storm_connections),
+        arrivals.send(capacity * STORM_TIMES, plan.storm_s, plan.storm_connections, STORM_PAUSE_S),
         # Counted from its first moment: how soon the service has recovered is what it is for.
         generator.run(
             replace(
