@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from bench.suites.serve.chaos import Acknowledged, AnswerLog, audit_store
-from bench.suites.serve.load_generator import check_searches, draw_probes, pair_items
+from bench.suites.serve.context import check_searches
+from bench.suites.serve.load_generator import draw_probes, pair_items
 from bench.suites.serve.process import CALLER, Home, Person, draw_people, make_home
 from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER

@@ -9,6 +9,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import msgpack
+import numpy as np
+
 from bench.core.machine import DISK
 from bench.core.reports import Figure, Setup
 from bench.suites.serve.load_generator import (
@@ -19,9 +22,7 @@ from bench.suites.serve.load_generator import (
     Probes,
     Record,
     RequestWriter,
-    check_searches,
     pack,
-    read_results,
     write_visits,
 )
 from bench.suites.serve.process import (
@@ -44,6 +45,8 @@ USUAL = ServeSettings()
 WARM_S, WARM_ROUNDS = 2.0, 5
 MOST_REFUSED = 0.01
 """A share that costs a rate nothing: only good answers count."""
+TOLERANCE = 1e-4
+"""Templates are float32; a score nearer than this to the threshold may fall on either side."""
 
 
 @frozen(kw_only=True)
@@ -119,6 +122,37 @@ class Loops:
             Figure(f"{what}: p50", "ms", best.quantile_ms(0.5)),
             Figure(f"{what}: p99", "ms", best.quantile_ms(0.99)),
         )
+
+
+def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]) -> int:
+    """Holds the answers to the first of the probes against float32 brute force over the store's own
+    vectors: candidates that one has and the other lacks, and scores that differ."""
+    threshold = float(results[0]["identification"]["threshold"])
+    with home.open() as deployment:
+        vectors = deployment.vault.rotate(probes.faces[: len(results)])
+        chunks = list(deployment.store.references())
+        ids = [key for chunk in chunks for key in chunk.ids.tolist()]
+        gallery = np.concatenate([chunk.vectors for chunk in chunks])
+        owners: dict[int, str] = {}
+        for start in range(0, len(ids), 10_000):
+            owners |= deployment.store.documents_of(ids[start : start + 10_000])
+    holders = [owners[key] for key in ids]
+    wrong = 0
+    for place, result in enumerate(results):
+        scores = gallery @ vectors[place]
+        candidates = result["identification"]["candidates"]
+        answered = {one["document_id"]: one["score"] for one in candidates}
+        above = {holders[row] for row in np.flatnonzero(scores >= threshold + TOLERANCE)}
+        near = {holders[row] for row in np.flatnonzero(scores >= threshold - TOLERANCE)}
+        wrong += len(above - answered.keys()) + len(answered.keys() - near)
+        best = float(scores.max())
+        wrong += bool(answered) and abs(max(answered.values()) - best) > TOLERANCE
+    return wrong
+
+
+def read_results(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The items of MessagePack answers of matches, one after another; others have none."""
+    return [item for body in bodies for item in msgpack.unpackb(body).get("items", ())]
 
 
 def require_good(record: Record, most_refused: float = MOST_REFUSED) -> None:

@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import field
@@ -214,8 +214,6 @@ MATCH_PATH = "/v1/match"
 BATCH = 256
 MATED_SHARE = 0.5
 STRANGERS_SEED = 1_000_003
-TOLERANCE = 1e-4
-"""Templates are float32; a score nearer than this to the threshold may fall on either side."""
 
 
 def pair_items(home: Home, count: int) -> list[dict[str, Any]]:
@@ -263,37 +261,6 @@ def draw_probes(home: Home, count: int, seed: int) -> Probes:
     tokens = home.issue(faces, SEARCHER)
     items = tuple({"probe": {"template": token}, "search": True} for token in tokens)
     return Probes(items, faces)
-
-
-def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]) -> int:
-    """Holds the answers to the first of the probes against float32 brute force over the store's own
-    vectors: candidates that one has and the other lacks, and scores that differ."""
-    threshold = float(results[0]["identification"]["threshold"])
-    with home.open() as deployment:
-        vectors = deployment.vault.rotate(probes.faces[: len(results)])
-        chunks = list(deployment.store.references())
-        ids = [key for chunk in chunks for key in chunk.ids.tolist()]
-        gallery = np.concatenate([chunk.vectors for chunk in chunks])
-        owners: dict[int, str] = {}
-        for start in range(0, len(ids), 10_000):
-            owners |= deployment.store.documents_of(ids[start : start + 10_000])
-    holders = [owners[key] for key in ids]
-    wrong = 0
-    for place, result in enumerate(results):
-        scores = gallery @ vectors[place]
-        candidates = result["identification"]["candidates"]
-        answered = {one["document_id"]: one["score"] for one in candidates}
-        above = {holders[row] for row in np.flatnonzero(scores >= threshold + TOLERANCE)}
-        near = {holders[row] for row in np.flatnonzero(scores >= threshold - TOLERANCE)}
-        wrong += len(above - answered.keys()) + len(answered.keys() - near)
-        best = float(scores.max())
-        wrong += bool(answered) and abs(max(answered.values()) - best) > TOLERANCE
-    return wrong
-
-
-def read_results(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The items of MessagePack answers of matches, one after another; others have none."""
-    return [item for body in bodies for item in msgpack.unpackb(body).get("items", ())]
 
 
 NEVER = float("nan")
@@ -408,17 +375,13 @@ class Sending:
         connections = [await self._connect() for _ in range(self.load.connections)]
         start, spent_s = _clock(), time.process_time()
         self._end = start + self.load.seconds
-        work = [self._work(connection) for connection in connections]
-        if self.load.rate is None:
-            await asyncio.gather(*work)
-        else:
-            loop, arrivals = asyncio.get_running_loop(), (self.load.schedule() + start).tolist()
-            await asyncio.gather(
-                *work,
-                self._follow_in_pauses(deque(arrivals))
-                if self.load.pause_s
-                else asyncio.to_thread(self._follow, loop, arrivals),
-            )
+        work: list[Awaitable[None]] = [self._work(connection) for connection in connections]
+        if self.load.rate is not None:
+            schedule = (self.load.schedule() + start).tolist()
+            arrivals = deque([*schedule, *[None] * len(connections)])
+            follow = self._follow_in_pauses if self.load.pause_s else self._follow
+            work.append(follow(arrivals))
+        await asyncio.gather(*work)
         while not self._arrivals.empty():
             due = self._arrivals.get_nowait()
             if due is not None:
@@ -429,30 +392,28 @@ class Sending:
         cpu_share = (time.process_time() - spent_s) / seconds
         return Record(rows.view(np.recarray), tuple(self._bodies), seconds, cpu_share)
 
-    def _follow(self, loop: asyncio.AbstractEventLoop, arrivals: Sequence[float]) -> None:
+    async def _follow(self, arrivals: Iterable[float | None]) -> None:
         """Lets requests arrive by the schedule, from a thread: the timers of an event loop are
         precise to the millisecond only."""
-        for moment in arrivals:
-            wait_s = moment - _clock()
-            if wait_s > 0:
-                time.sleep(wait_s)
-            loop.call_soon_threadsafe(self._arrivals.put_nowait, moment)
-        loop.call_soon_threadsafe(self._finish)
+        loop = asyncio.get_running_loop()
 
-    async def _follow_in_pauses(self, arrivals: deque[float]) -> None:
+        def follow() -> None:
+            for moment in arrivals:
+                if moment is not None and (wait_s := moment - _clock()) > 0:
+                    time.sleep(wait_s)
+                loop.call_soon_threadsafe(self._arrivals.put_nowait, moment)
+
+        await asyncio.to_thread(follow)
+
+    async def _follow_in_pauses(self, arrivals: deque[float | None]) -> None:
         """Lets those arrive that are due, and all that answers bring be done before it sleeps."""
         while arrivals:
             time.sleep(self.load.pause_s)
             now = _clock()
-            while arrivals and arrivals[0] <= now:
+            while arrivals and (arrivals[0] or 0) <= now:
                 self._arrivals.put_nowait(arrivals.popleft())
             for _ in range(2):
                 await asyncio.sleep(0)
-        self._finish()
-
-    def _finish(self) -> None:
-        for _ in range(self.load.connections):
-            self._arrivals.put_nowait(None)
 
     async def _work(self, connection: Connection) -> None:
         load = self.load
