@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from msgspec import Meta, Struct
 
@@ -92,6 +92,11 @@ class Finding(Value, omit_defaults=True):
     reason: Reason
     decision: Decision
     photograph: Photograph | None = None
+
+    @classmethod
+    def of(cls, reason: Reason, photograph: Photograph | None = None) -> Self:
+        """With the decision that the reason itself brings."""
+        return cls(reason, reason.row.brings, photograph)
 
     @property
     def advice(self) -> Mapping[str, str] | None:

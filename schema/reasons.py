@@ -62,16 +62,18 @@ class Told(Enum):
 class Row:
     """Facts of a reason. With one that `shows_nobody` no face was shown to be the document's.
 
-    `opens` is the case that it opens, `asks` the one by which two people confirm what the faces
-    leave open. Reasons of a holder that a guardian may bring are `is_guardians_too`. A search by
-    face finds what `is_searched`, about people whom the attempt does not name. `serial` stands for
-    an unfit photograph in the sandbox, `refusal` says it of a row that is imported, where no advice
-    does.
+    `brings` is the decision that it alone brings, unless settings or what comes beside it say
+    another. `opens` is the case that it opens, `asks` the one by which two people confirm what the
+    faces leave open. Reasons of a holder that a guardian may bring are `is_guardians_too`. A search
+    by face finds what `is_searched`, about people whom the attempt does not name. `serial` stands
+    for an unfit photograph in the sandbox, `refusal` says it of a row that is imported, where no
+    advice does.
     """
 
     code: str
     about: About
     told: Told
+    brings: Decision = Decision.REJECTED
     shows_nobody: bool = False
     opens: CaseKind | None = None
     asks: CaseKind | None = None
@@ -153,7 +155,11 @@ class Reason(StrEnum):
     )
     REPLACEMENT_REFUSED = Row("REPLACEMENT_REFUSED", About.REPLACEMENT, Told.ALWAYS)
     REPLACEMENT_ASKED = Row(
-        "REPLACEMENT_ASKED", About.REPLACEMENT, Told.ALWAYS, asks=CaseKind.STOLEN_DOCUMENT
+        "REPLACEMENT_ASKED",
+        About.REPLACEMENT,
+        Told.ALWAYS,
+        brings=Decision.REVIEW,
+        asks=CaseKind.STOLEN_DOCUMENT,
     )
     BIRTH_DATE_MISMATCH = Row(
         "BIRTH_DATE_MISMATCH",
@@ -166,12 +172,23 @@ class Reason(StrEnum):
     GUARDIAN_REFUSED = Row("GUARDIAN_REFUSED", About.GUARDIAN, Told.ALWAYS)
     GUARDIAN_UNUSABLE = Row("GUARDIAN_UNUSABLE", About.GUARDIAN, Told.ALWAYS)
     GUARDIAN_MISMATCH = Row("GUARDIAN_MISMATCH", About.GUARDIAN, Told.FACE_OR_GUARDIAN)
-    GUARDIAN_DUPLICATE = Row("GUARDIAN_DUPLICATE", About.GUARDIAN, Told.ALWAYS, is_searched=True)
+    GUARDIAN_DUPLICATE = Row(
+        "GUARDIAN_DUPLICATE", About.GUARDIAN, Told.ALWAYS, brings=Decision.REVIEW, is_searched=True
+    )
     GUARDIAN_CHANGED = Row(
-        "GUARDIAN_CHANGED", About.GUARDIAN, Told.OWN_HOLDER, asks=CaseKind.STOLEN_DOCUMENT
+        "GUARDIAN_CHANGED",
+        About.GUARDIAN,
+        Told.OWN_HOLDER,
+        brings=Decision.REVIEW,
+        asks=CaseKind.STOLEN_DOCUMENT,
     )
     EXCEPTION_ASKED = Row(
-        "EXCEPTION_ASKED", About.EXCEPTION, Told.ALWAYS, shows_nobody=True, opens=CaseKind.EXCEPTION
+        "EXCEPTION_ASKED",
+        About.EXCEPTION,
+        Told.ALWAYS,
+        brings=Decision.REVIEW,
+        shows_nobody=True,
+        opens=CaseKind.EXCEPTION,
     )
     EXCEPTION_NOT_OFFERED = Row("EXCEPTION_NOT_OFFERED", About.EXCEPTION, Told.ALWAYS)
     EXCEPTION_LIMIT_REACHED = Row("EXCEPTION_LIMIT_REACHED", About.EXCEPTION, Told.ALWAYS)
@@ -185,6 +202,7 @@ class Reason(StrEnum):
         "DECEASED_LOOK_ALIKE",
         About.LOOK_ALIKE,
         Told.FACE_SHOWN,
+        brings=Decision.REVIEW,
         is_searched=True,
         opens=CaseKind.DECEASED,
     )
@@ -192,15 +210,22 @@ class Reason(StrEnum):
         "NAME_MISMATCH",
         About.HOLDER,
         Told.OWN_HOLDER,
+        brings=Decision.REVIEW,
         is_guardians_too=True,
         refusal="the name differs from the one registered for this document",
     )
-    AUTHORITY_UNAVAILABLE = Row("AUTHORITY_UNAVAILABLE", About.AUTHORITY, Told.ALWAYS)
+    AUTHORITY_UNAVAILABLE = Row(
+        "AUTHORITY_UNAVAILABLE", About.AUTHORITY, Told.ALWAYS, brings=Decision.REVIEW
+    )
     AUTHORITY_UNKNOWN_DOCUMENT = Row(
         "AUTHORITY_UNKNOWN_DOCUMENT", About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True
     )
     AUTHORITY_CONTRADICTS = Row(
-        "AUTHORITY_CONTRADICTS", About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True
+        "AUTHORITY_CONTRADICTS",
+        About.AUTHORITY,
+        Told.OWN_HOLDER,
+        brings=Decision.REVIEW,
+        is_guardians_too=True,
     )
     # Of a photograph in the order in which they are mended.
     TOO_DARK = Row("TOO_DARK", About.PHOTOGRAPH, Told.ALWAYS, serial=914)
@@ -225,7 +250,9 @@ class Reason(StrEnum):
     LIVENESS_FAILED = Row("LIVENESS_FAILED", About.LIVENESS, Told.ALWAYS)
     LIVENESS_STALE = Row("LIVENESS_STALE", About.LIVENESS, Told.ALWAYS)
     LIVENESS_WEAK = Row("LIVENESS_WEAK", About.LIVENESS, Told.ALWAYS)
-    LIVENESS_UNCERTAIN = Row("LIVENESS_UNCERTAIN", About.LIVENESS, Told.ALWAYS)
+    LIVENESS_UNCERTAIN = Row(
+        "LIVENESS_UNCERTAIN", About.LIVENESS, Told.ALWAYS, brings=Decision.REVIEW
+    )
     FACE_MISMATCH = Row(
         "FACE_MISMATCH",
         About.FACE,
@@ -240,7 +267,7 @@ class Reason(StrEnum):
         opens=CaseKind.STOLEN_DOCUMENT,
         refusal="the document is already registered with another face",
     )
-    NOT_SEARCHED = Row("NOT_SEARCHED", About.FACE, Told.ALWAYS)
+    NOT_SEARCHED = Row("NOT_SEARCHED", About.FACE, Told.ALWAYS, brings=Decision.APPROVED)
     """Its carrier keeps no face, and searches for none: it speaks against nobody."""
     DUPLICATE_IDENTITY = Row(
         "DUPLICATE_IDENTITY",
@@ -253,6 +280,7 @@ class Reason(StrEnum):
         "POSSIBLE_DUPLICATE",
         About.LOOK_ALIKE,
         Told.FACE_SHOWN,
+        brings=Decision.REVIEW,
         is_searched=True,
         opens=CaseKind.POSSIBLE_DUPLICATE,
     )
@@ -271,6 +299,7 @@ class Reason(StrEnum):
         "WATCHLISTED",
         About.HOLDER,
         Told.HOLDER_ALONE,
+        brings=Decision.REVIEW,
         is_guardians_too=True,
         refusal="the face or the document is on the watch-list",
     )

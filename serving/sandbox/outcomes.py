@@ -7,7 +7,6 @@ import io
 import itertools
 import math
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,6 @@ class Outcome:
     error: type[Exception] | None = None
     beside: tuple[Reason, ...] = ()
     needs: str = ""
-    is_reviewed: bool = False
 
     @property
     def reasons(self) -> frozenset[Reason]:
@@ -56,9 +54,7 @@ class Outcome:
         """None of an error."""
         if self.error is not None:
             return None
-        if self.reason in (None, Reason.NOT_SEARCHED):
-            return Decision.APPROVED
-        return Decision.REVIEW if self.is_reviewed else Decision.REJECTED
+        return Decision.APPROVED if self.reason is None else self.reason.row.brings
 
     @property
     def status(self) -> int:
@@ -85,14 +81,13 @@ SLOW, BUSY_ONCE, LOST_BEFORE, LOST_AFTER, SILENT, BROKEN = 930, 932, 934, 935, 9
 GRANTED = 971
 _GUARDIAN, _EXCEPTION, _REPLACES, _PROOF = "guardian", "exception", "replaces", "proof"
 APPROVED = Outcome(0, "approved")
-_reviewed = partial(Outcome, is_reviewed=True)
 _ALL = (
-    _reviewed(900, "the name on record is another", Reason.NAME_MISMATCH),
+    Outcome(900, "the name on record is another", Reason.NAME_MISMATCH),
     Outcome(901, "two faces", Reason.FACE_MISMATCH),
     Outcome(902, "the document is another person's", Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),
     Outcome(903, "the face is the resident's; opens a case", Reason.DUPLICATE_IDENTITY),
-    _reviewed(904, "the face is like the resident's; opens a case", Reason.POSSIBLE_DUPLICATE),
-    _reviewed(905, "the face is on the watch-list", Reason.WATCHLISTED),
+    Outcome(904, "the face is like the resident's; opens a case", Reason.POSSIBLE_DUPLICATE),
+    Outcome(905, "the face is on the watch-list", Reason.WATCHLISTED),
     Outcome(906, "the number is the resident's", Reason.LINE_IN_USE),
     Outcome(907, "the holder has five lines", Reason.LINE_LIMIT_REACHED),
     Outcome(908, "the document is blocked", Reason.DOCUMENT_BLOCKED),
@@ -100,7 +95,7 @@ _ALL = (
     Outcome(948, "consent to the face was withdrawn", Reason.CONSENT_WITHDRAWN),
     Outcome(922, "another document took its place", Reason.DOCUMENT_REPLACED),
     Outcome(923, "the holder is reported dead; a case", Reason.HOLDER_DECEASED),
-    _reviewed(
+    Outcome(
         924,
         "the face is like that of somebody dead; a case",
         Reason.DECEASED_LOOK_ALIKE,
@@ -127,21 +122,21 @@ _ALL = (
     Outcome(942, "of another photograph", Reason.LIVENESS_MISBOUND),
     Outcome(943, "an attack was found", Reason.LIVENESS_FAILED),
     Outcome(944, "too old", Reason.LIVENESS_STALE),
-    _reviewed(945, "the detector is not sure", Reason.LIVENESS_UNCERTAIN),
+    Outcome(945, "the detector is not sure", Reason.LIVENESS_UNCERTAIN),
     Outcome(946, "the evidence was used before", error=LivenessReplayed),
     Outcome(947, "of a level that is too low", Reason.LIVENESS_WEAK),
-    _reviewed(950, "it did not answer", Reason.AUTHORITY_UNAVAILABLE),
+    Outcome(950, "it did not answer", Reason.AUTHORITY_UNAVAILABLE),
     Outcome(951, "it knows no such document", Reason.AUTHORITY_UNKNOWN_DOCUMENT),
-    _reviewed(952, "it lists the document as lost", Reason.AUTHORITY_CONTRADICTS),
+    Outcome(952, "it lists the document as lost", Reason.AUTHORITY_CONTRADICTS),
     Outcome(960, "a minor; with a guardian, approved", Reason.GUARDIAN_MISSING),
     Outcome(961, "too young, too", Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
     Outcome(962, "a blurred photograph", Reason.GUARDIAN_UNUSABLE, needs=_GUARDIAN),
     Outcome(963, "two faces", Reason.GUARDIAN_MISMATCH, needs=_GUARDIAN),
-    _reviewed(964, "like the resident; a case", Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
-    _reviewed(965, "not who came before; a case", Reason.GUARDIAN_CHANGED, needs=_GUARDIAN),
-    _reviewed(966, "another name; a case", Reason.REPLACEMENT_ASKED, needs=_REPLACES),
-    _reviewed(970, "two people decide; a case", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
-    _reviewed(GRANTED, "granted at once", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(964, "like the resident; a case", Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
+    Outcome(965, "not who came before; a case", Reason.GUARDIAN_CHANGED, needs=_GUARDIAN),
+    Outcome(966, "another name; a case", Reason.REPLACEMENT_ASKED, needs=_REPLACES),
+    Outcome(970, "two people decide; a case", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(GRANTED, "granted at once", Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
     Outcome(972, "too many were asked for", Reason.EXCEPTION_LIMIT_REACHED, needs=_EXCEPTION),
     Outcome(980, "signed by nobody who may", Reason.PROOF_INVALID, needs=_PROOF),
     Outcome(981, "of another document", Reason.PROOF_MISBOUND, needs=_PROOF),

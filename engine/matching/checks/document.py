@@ -57,9 +57,9 @@ class DocumentPart(EvidencePart):
 
     def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         for reason in self.document_findings:
-            yield Finding(reason, Decision.REJECTED)
+            yield Finding.of(reason)
         if self.name_differs:
-            yield Finding(Reason.NAME_MISMATCH, Decision.REVIEW)
+            yield Finding.of(Reason.NAME_MISMATCH)
 
 
 class DocumentCheck(DecisionCheck):
@@ -188,9 +188,9 @@ class AuthorityTerms:
     """What an operator makes of results; None proceeds. With `min_face_score` a confirmed document
     needs the authority's score of the live face, too."""
 
-    unavailable: Decision | None = Decision.REVIEW
-    unknown: Decision | None = Decision.REJECTED
-    contradicts: Decision = Decision.REVIEW
+    unavailable: Decision | None = Reason.AUTHORITY_UNAVAILABLE.row.brings
+    unknown: Decision | None = Reason.AUTHORITY_UNKNOWN_DOCUMENT.row.brings
+    contradicts: Decision = Reason.AUTHORITY_CONTRADICTS.row.brings
     min_face_score: float | None = None
 
     def weigh(

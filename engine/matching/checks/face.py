@@ -62,17 +62,17 @@ class FacePart(EvidencePart):
         if is_below(self.live_portrait_score, thresholds.verify):
             for photograph in self.beside:
                 yield Finding(Reason.SEVERAL_FACES, Decision.REVIEW, photograph)
-            yield Finding(Reason.FACE_MISMATCH, Decision.REJECTED)
+            yield Finding.of(Reason.FACE_MISMATCH)
         if is_below(self.holder_score, thresholds.same_document):
-            yield Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED)
+            yield Finding.of(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
         if best is not None and best >= thresholds.certain:
-            yield Finding(Reason.DUPLICATE_IDENTITY, Decision.REJECTED)
+            yield Finding.of(Reason.DUPLICATE_IDENTITY)
         elif best is not None and best >= thresholds.review:
-            yield Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW)
+            yield Finding.of(Reason.POSSIBLE_DUPLICATE)
         if self.is_watchlisted:
-            yield Finding(Reason.WATCHLISTED, Decision.REVIEW)
+            yield Finding.of(Reason.WATCHLISTED)
         if self.is_search_refused:
-            yield Finding(Reason.NOT_SEARCHED, Decision.APPROVED)
+            yield Finding.of(Reason.NOT_SEARCHED)
 
     def is_compared(self, _decision: Decision) -> bool:
         is_searched = self.searched is not None or self.is_search_refused

@@ -100,8 +100,8 @@ class GuardianEvidence:
             (review, Reason.GUARDIAN_DUPLICATE),
             (self.is_watchlisted, Reason.WATCHLISTED),
         )
-        found = [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
-        unsearched = Finding(Reason.NOT_SEARCHED, Decision.APPROVED)
+        found = [Finding.of(reason) for applies, reason in doubts if applies] + said
+        unsearched = Finding.of(Reason.NOT_SEARCHED)
         return [*found, unsearched] if self.is_search_refused else found
 
 

@@ -60,9 +60,9 @@ class LinePart(EvidencePart):
 
     def find(self, _evidence: Evidence, _version: str) -> Iterator[Finding]:
         if self.is_number_in_use:
-            yield Finding(Reason.LINE_IN_USE, Decision.REJECTED)
+            yield Finding.of(Reason.LINE_IN_USE)
         for reason in () if self.is_exempt else self.reached:
-            yield Finding(reason, Decision.REJECTED)
+            yield Finding.of(reason)
 
 
 class LineOpenings:

@@ -46,7 +46,7 @@ class LivenessTerms:
     """
 
     rules: Mapping[str | None, LivenessRules] = field(default_factory=dict)
-    missing: Decision = Decision.REJECTED
+    missing: Decision = Reason.LIVENESS_MISSING.row.brings
     max_age: timedelta = timedelta(seconds=300)
     must_name: frozenset[str] = frozenset()
     """Of `use` and `document_sha256`: claims that no result goes without."""
@@ -88,7 +88,7 @@ class LivenessTerms:
             return None
         if problem is Reason.LIVENESS_MISSING:
             return self.missing
-        return Decision.REVIEW if problem is Reason.LIVENESS_UNCERTAIN else Decision.REJECTED
+        return problem.row.brings
 
     def judge_faces(self, judged: Sequence[Judged | None]) -> Judgement | None:
         """Judges the face that seems least live; None without a judge or face."""

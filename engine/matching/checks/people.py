@@ -70,13 +70,13 @@ class ReplacementEvidence:
         score = self.score
         if score is None or not score >= thresholds.same_document or not self.is_free:
             # Who is not its holder is not told what is known of it, either.
-            return [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
+            return [Finding.of(Reason.REPLACEMENT_REFUSED)]
         said = find_told(self.authority_problem, self.authority_brings)
         is_sure = score >= thresholds.certain and not self.name_differs
         is_asked = self.is_always_asked or not is_sure
         if version in _REPLACES_AT_ONCE or self.is_confirmed or not is_asked:
             return said
-        return [*said, Finding(Reason.REPLACEMENT_ASKED, Decision.REVIEW)]
+        return [*said, Finding.of(Reason.REPLACEMENT_ASKED)]
 
 
 @frozen(kw_only=True)
@@ -132,28 +132,20 @@ class PeoplePart(EvidencePart):
 
     def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
         rows = (
-            (self.exception_refusal is not None, self.exception_refusal, Decision.REJECTED),
-            (self.is_deceased, Reason.HOLDER_DECEASED, Decision.REJECTED),
-            (self.is_replaced, Reason.DOCUMENT_REPLACED, Decision.REJECTED),
-            (bool(self.deceased_look_alikes), Reason.DECEASED_LOOK_ALIKE, Decision.REVIEW),
-            (
-                self.is_excused or self.first_after is not None,
-                Reason.EXCEPTION_ASKED,
-                Decision.REVIEW,
-            ),
-            (
-                self.is_age_asked and self.is_minor is None,
-                Reason.BIRTH_DATE_MISSING,
-                Decision.REJECTED,
-            ),
+            (self.exception_refusal is not None, self.exception_refusal),
+            (self.is_deceased, Reason.HOLDER_DECEASED),
+            (self.is_replaced, Reason.DOCUMENT_REPLACED),
+            (bool(self.deceased_look_alikes), Reason.DECEASED_LOOK_ALIKE),
+            (self.is_excused or self.first_after is not None, Reason.EXCEPTION_ASKED),
+            (self.is_age_asked and self.is_minor is None, Reason.BIRTH_DATE_MISSING),
         )
-        for applies, reason, brings in rows:
+        for applies, reason in rows:
             if applies and reason is not None:
-                yield Finding(reason, brings)
+                yield Finding.of(reason)
         if self.replacement is not None:
             yield from self.replacement.find(evidence.thresholds, version)
         if self.is_minor and self.guardian is None:
-            yield Finding(Reason.GUARDIAN_MISSING, Decision.REJECTED)
+            yield Finding.of(Reason.GUARDIAN_MISSING)
         elif self.is_minor and self.guardian is not None:
             yield from self.guardian.find(evidence.thresholds)
 

@@ -15,7 +15,7 @@ from engine.matching.samples import ABSENT, Sample
 from indexes.base import Floats, exact_scores
 from schema import frozen
 from schema.decisions import Comparison, Finding, PhotographRecord, SeenFrame
-from schema.reasons import Decision, Photograph, Reason
+from schema.reasons import Photograph, Reason
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two
@@ -130,9 +130,9 @@ class PicturePart(EvidencePart):
             (Photograph.PORTRAIT, self.portrait_problems),
         ):
             for reason in problems:
-                yield Finding(reason, Decision.REJECTED, photograph)
+                yield Finding.of(reason, photograph)
         if self.is_same_photograph:
-            yield Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED)
+            yield Finding.of(Reason.SAME_PHOTOGRAPH)
 
 
 class PictureCheck(DecisionCheck):

@@ -66,7 +66,7 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
 STORED = replace(
     ANSWER,
     decision=Decision.REVIEW,
-    reasons=(Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW),),
+    reasons=(Finding.of(Reason.POSSIBLE_DUPLICATE),),
     scores=Scores(0.8, 0.5, 0.6),
     document_id="d0",
     duplicate_search=FoundReferences(ran=True, candidates=(Candidate(7, "d1", 0.6),)),
@@ -126,7 +126,7 @@ def test_a_rejected_enrollment_names_no_document_to_a_tenant(
 
 
 def test_how_like_anybody_a_face_is_stays_hidden_from_tenants() -> None:
-    held = (Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED),)
+    held = (Finding.of(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE),)
     refused = replace(STORED, decision=Decision.REJECTED, reasons=held)
     for principal in (OUTLET, CARRIER):
         for stored in (refused, STORED):
@@ -160,13 +160,14 @@ def test_how_like_anybody_a_face_is_stays_hidden_from_tenants() -> None:
 def test_a_tenant_is_told_of_a_holder_where_face_and_document_agree(
     reasons: tuple[str, ...], is_own: bool, told: tuple[str, ...]
 ) -> None:
-    found = tuple(Finding(Reason(one), BRINGS.get(one, Decision.REJECTED)) for one in reasons)
+    # Each guardian is known under another identity beyond doubt.
+    found = tuple(
+        Finding(reason, Decision.REJECTED) if "GUARDIAN" in reason else Finding.of(reason)
+        for reason in map(Reason, reasons)
+    )
     stored = replace(STORED, decision=Decision.REJECTED, reasons=found, is_own_holder=is_own)
     assert tuple(one.reason for one in show(CARRIER, stored).reasons) == told
     assert tuple(one.reason for one in show(FRAUD, stored).reasons) == reasons
-
-
-BRINGS = dict.fromkeys(("NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"), Decision.REVIEW)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ BRINGS = dict.fromkeys(("NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"), D
 def test_an_attempt_that_fails_anyway_is_shown_as_if_nobody_looked_alike(
     beside: str, found: str
 ) -> None:
-    brings, case = BRINGS.get(beside, Decision.REJECTED), OpenedCase("c1", found.lower())
+    brings, case = Reason(beside).row.brings, OpenedCase("c1", found.lower())
     finding, alike = (Finding(Reason(one), brings) for one in (beside, found))
     nobody = FoundReferences(ran=True, candidates=())
     missed = replace(STORED, decision=brings, reasons=(finding,), duplicate_search=nobody)
