@@ -157,13 +157,6 @@ def _find(suite: Report, result: str, name: str) -> Figure:
     return found
 
 
-def describe_looked_at(report: Evaluated) -> str:
-    """Whether people have seen what this report flags: only where it flags what they saw."""
-    if report["flagged"]["pairs"] == LOOKED_AT:
-        return "All that were flagged were looked at, and are one person."
-    return "They are what the machine flags: nobody has looked at all of these."
-
-
 def tabulate_thresholds(calibration: Calibration) -> str:
     """The scores with what sets them."""
     rates = ThresholdRates()

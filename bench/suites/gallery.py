@@ -87,21 +87,13 @@ class ChangingGallery:
     _changes: Lock = field(default_factory=Lock)
     _stop: Event = field(default_factory=Event)
 
-    def search_alone(self, seconds: float, seed: int) -> None:
-        """Searches alone, for comparison."""
-        self._run(seconds, seed, ())
-
-    def search_while_changing(self, seconds: float, seed: int) -> None:
-        """Everything at once; a thread does the upkeep, as in a deployment."""
-        with Upkeep(self.gallery):
-            self._run(seconds, seed, (self._add, self._remove))
-
     def list_figures(self, name: str) -> Iterator[Figure]:
         times_ms = np.array(self.search_s) * 1e3
         yield Figure.of(f"{name}: a search", "ms", times_ms)
         yield Figure(f"{name}: a search, p99", "ms", float(np.quantile(times_ms, 0.99)))
 
-    def _run(self, seconds: float, seed: int, changes: tuple[Callable[[], None], ...]) -> None:
+    def search(self, seconds: float, seed: int, *changes: Callable[[], None]) -> None:
+        """Searches, while each change is made in a thread of its own."""
         before = len(self.gallery)
         with ThreadPoolExecutor(len(changes) + 1) as pool:
             running = [pool.submit(change) for change in changes]
@@ -129,7 +121,7 @@ class ChangingGallery:
             self.missed += int((best[: len(keys)] != keys).sum())
             self.ghosts += int((best[len(keys) :] == removed).sum())
 
-    def _add(self) -> None:
+    def add(self) -> None:
         while not self._stop.wait(PAUSE_S) and self.added < len(self.newcomers):
             rows = self.newcomers[self.added : self.added + BATCH]
             ids = np.arange(len(rows)) + len(self.references) + self.added
@@ -137,7 +129,7 @@ class ChangingGallery:
                 self.gallery.add(ids, rows, self.gallery.sequence + 1)
             self.added += len(rows)
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         removable = len(self.references) // 2
         while not self._stop.wait(PAUSE_S) and self.removed < removable:
             ids = np.arange(self.removed, min(self.removed + _REMOVED_AT_ONCE, removable))
@@ -174,11 +166,6 @@ def grow(
             taken_s += clock(gallery.settle)[1]
             since = 0
     return taken_s / len(references) * 1e6, unseen
-
-
-def open_empty(dim: int, scanner: Scanner) -> Gallery:
-    """As a deployment opens one."""
-    return Gallery(SegmentedIndex(dim, scanner=scanner))
 
 
 Goals = dict[str, Measured]
@@ -231,14 +218,16 @@ def _keep(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: Set
 
 def _change(faces: Faces, config: GallerySuiteConfig, scanner: Scanner, setup: Setup) -> Found:
     """A gallery that grows from none, and is searched while it changes."""
-    grown = open_empty(config.dim, scanner)
+    grown = Gallery(SegmentedIndex(config.dim, scanner=scanner))
     batches = grow(grown, faces.references, 0, BATCH, config.looks)
     singles = grow(grown, faces.newcomers(config.singles), _FAR_ID, 1, config.looks)
     # As many as can be added while everything changes.
     newcomers = faces.newcomers(int(config.changing_s / PAUSE_S * BATCH))
     quiet, busy = (ChangingGallery(grown, faces.references, newcomers) for _ in range(2))
-    quiet.search_alone(config.changing_s / 4, config.seed)
-    busy.search_while_changing(config.changing_s, config.seed + 1)
+    quiet.search(config.changing_s / 4, config.seed)
+    # A thread does the upkeep, as in a deployment.
+    with Upkeep(grown):
+        busy.search(config.changing_s, config.seed + 1, busy.add, busy.remove)
     growth = (
         Figure(f"batches of {BATCH}, from none to all: both", "us/reference", batches[0]),
         Figure("one by one, after all: both", "us/reference", singles[0]),

@@ -11,7 +11,7 @@ import typer
 
 from engine.errors import ImageError, SosieError, file_errors
 from engine.faces.extractor import Extracted, Extraction
-from engine.matching.calibration import Calibration, Rate, ThresholdRates
+from engine.matching.calibration import Calibration, Rate, ThresholdRates, Thresholds
 from schema.decisions import Comparison, SeenFrame
 from schema.reasons import ADVICE, PhotographKind, Reason, shows_another, tell_kind
 from serving.cli.inputs import (
@@ -165,9 +165,6 @@ def _fuse(
     rates: ThresholdRates,
 ) -> tuple[Extraction, list[SeenFrame], float | None]:
     """One face from the frames of it, what became of each, and the threshold of `verify`."""
-    from engine.matching.calibration import Thresholds
-    from schema.decisions import Comparison
-
     if len(frames) == 1:
         # The one rate that the calibration need support.
         kind = Comparison.ONE_TO_ONE

@@ -1,8 +1,10 @@
 """What operators ask: health, version, metrics, thresholds, the audit chain, backups, imports."""
 
 import asyncio
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from typing import TypeVar
 
 from engine.errors import SosieError
 from engine.registry import audit
@@ -18,6 +20,7 @@ from serving.wire import oversight as wire
 from serving.wire.fields import of_record
 from serving.wire.oversight import Check
 
+T = TypeVar("T")
 CHECK_TIMEOUT_S = 2.0
 READY_KEPT_S, UNREADY_KEPT_S = 0.5, 0.1
 """How long an answer serves for those who ask next: nobody needs a key to ask."""
@@ -128,13 +131,9 @@ class ReadinessChecks:
             self._reading = loop.run_in_executor(self._reader, self._parts.store.check_head)
             # Nobody may be left to ask a slow read for its error.
             self._reading.add_done_callback(lambda read: read.cancelled() or read.exception())
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
-                await asyncio.shield(self._reading)
-        except TimeoutError:
-            return Check(False, f"the store did not answer within {CHECK_TIMEOUT_S:g} s")
-        except SosieError as error:
-            return Check(False, str(error))
+        found = await _await(asyncio.shield(self._reading), "the store did not answer")
+        if isinstance(found, Check):
+            return found
         return Check(True, "the store answers, and its audit chain ends at its head")
 
     async def _check_models(self) -> Check:
@@ -142,30 +141,31 @@ class ReadinessChecks:
             return Check(False, "photographs are not extracted: a worker is stuck")
         if not self._parts.faces.is_alive:
             return Check(False, "no photographs are turned into faces here")
-        return await self._ask_embedder()
-
-    async def _ask_embedder(self) -> Check:
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
-                self._embedder = status = await self._parts.embedder()
-        except TimeoutError:
-            return Check(False, f"no embedder answered within {CHECK_TIMEOUT_S:g} s")
-        except (SosieError, ServiceRefusal) as error:
-            return Check(False, str(error))
+        status = await _await(self._parts.embedder(), "no embedder answered")
+        if isinstance(status, Check):
+            return status
+        self._embedder = status
         if status.failure:
             return Check(False, status.failure)
         model = self._parts.deployment.store.model_digest[:12]
         return Check(True, f"model {model} embeds, {status.runtime}")
 
     async def _ask_status(self) -> tuple[Status | None, Check]:
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
-                status = await self._parts.registrar.status()
-        except TimeoutError:
-            return None, Check(False, f"the registrar did not answer within {CHECK_TIMEOUT_S:g} s")
-        except (SosieError, ServiceRefusal) as error:
-            return None, Check(False, str(error))
+        status = await _await(self._parts.registrar.status(), "the registrar did not answer")
+        if isinstance(status, Check):
+            return None, status
         return status, Check(status.is_ready, status.detail)
+
+
+async def _await(answer: Awaitable[T], late: str) -> T | Check:
+    """The answer, or what is wrong where none came in time."""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await answer
+    except TimeoutError:
+        return Check(False, f"{late} within {CHECK_TIMEOUT_S:g} s")
+    except (SosieError, ServiceRefusal) as error:
+        return Check(False, str(error))
 
 
 @lru_cache(maxsize=1)
@@ -226,11 +226,11 @@ async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -
     report = await asyncio.to_thread(verify)
     told = {"after": after, "to": report.entries, "intact": report.intact}
     await note(request, "audit.verified", "chain", **told)
-    return wire.ChainPart(
-        intact=report.intact,
+    return of_record(
+        wire.ChainPart,
+        report,
         after=after,
         verified_to=report.entries,
-        first_bad=report.first_bad,
         head=head,
         next=report.entries if report.intact and report.entries < head else None,
     )
