@@ -30,6 +30,7 @@ class EventType(StrEnum):
     CASE_MERGED = "case.merged", False
     CASE_REOPENED = "case.reopened", False
     WATCHLIST_HIT = "watchlist.hit", False
+    PERSONS_REACHED = "persons.reached", False
     SWEEP_FINISHED = "sweep.finished", False
     ERASURE_DONE = "erasure.done", True
     CONSENT_WITHDRAWN = "consent.withdrawn", True

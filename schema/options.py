@@ -196,6 +196,9 @@ class PeopleRules:
     contact: str = option(
         "", "where people turn about a decision, as its page for them says; empty: who gives it"
     )
+    countries: tuple[str, ...] = option(
+        (), "where what is kept is processed, and to where it is passed on, as its papers say"
+    )
     replacement_delay_h: int = option(
         0,
         "how long after two people have decided it a document may be replaced, each then; 0: at "

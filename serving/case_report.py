@@ -146,7 +146,7 @@ def gather_case(
     """Everything about a case that the terms allow; `NotFound` for no case, `RequestError` for no
     carrier. The caller audits it (`case.reported`, `describe`) before anybody sees it."""
     case = store.cases.get(case_id)
-    if terms.carrier is not None and terms.carrier not in {one.code for one in store.carriers()}:
+    if terms.carrier is not None and terms.carrier not in store.carrier_names():
         raise RequestError("no carrier has this code: see sosie carrier list")
     ids = list(dict.fromkeys((*case.suspect_ids, *case.document_ids)))
     found = store.documents_by_id(ids)
@@ -349,7 +349,7 @@ def write_case(report: ReportContent, store: Reader) -> wire.CaseReport:
         anchors=_write_anchors(store, entries),
         deployment_id=store.vault.deployment_id,
         made_at=utc_now(),
-        carriers={one.code: one.name for one in store.carriers()},
+        carriers=store.carrier_names(),
     )
     return wire.CaseReport(
         case_id=report.case.id,

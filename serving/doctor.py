@@ -365,7 +365,7 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
     """By which rules holders of lines are asked for, and of whom there are none."""
     settings, advice = deployment.settings.lines, ""
     rules, limits = deployment.line_rules, deployment.line_limits
-    known = {one.code for one in deployment.store.carriers()}
+    known = deployment.store.carrier_names()
     detail = f"rules of {settings.rules}" if settings.rules else "no rules"
     detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
     detail += f"; {rules.usual.tell_limits(limits.person_limit)}"
@@ -381,7 +381,7 @@ def _examine_lines(deployment: Deployment) -> Iterator[Finding]:
         if unsaid := [one for one in unkept if said.of(one).keep_faces != "none"]:
             detail += f", for {', '.join(unsaid)} by the set of rules alone"
             advice = "say keep_faces under [people.carriers]: none, or all to go on as before"
-    if unknown := sorted({*rules.own, *settings.sim_changes_since} - known):
+    if unknown := sorted({*rules.own, *settings.sim_changes_since} - known.keys()):
         detail += f"; there is no carrier {', '.join(unknown)}"
         advice = "add it, or mend [lines]"
     elif stray := _find_strays(deployment):

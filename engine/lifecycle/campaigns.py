@@ -58,7 +58,7 @@ def start_campaign(call: WriterCall, terms: CampaignTerms, actor: str) -> Campai
         raise RequestError(f"lines are not chosen by {min(unknown)}: take {known}")
     if deadline < call.now + LEAST:
         raise EventRefused("the deadline is less than an hour away: give one that can be met")
-    if carrier not in {one.code for one in call.registry.carriers()}:
+    if carrier not in call.registry.carrier_names():
         raise NotFound("there is no such carrier: check its code")
     if call.registry.life.count_alive(carrier, call.now) >= MOST_ALIVE:
         raise EventRefused(
@@ -135,7 +135,7 @@ def _add_named(
     call: WriterCall,
     rules: LineRules,
     campaign_id: str,
-    targets: Sequence[str | None],
+    targets: Sequence[str],
     actor: str,
     carrier: str | None,
 ) -> tuple[int, list[int]]:
@@ -150,29 +150,27 @@ def _add_named(
     return added, [place for place, one in enumerate(lines) if one is None]
 
 
-def _read_line(text: str) -> str | None:
+def _read_line(text: str) -> str:
     try:
         return normalise_line(text)
     except RequestError:
         # One bad line of a file does not refuse the others.
-        return None
+        return ""
 
 
-def _find_lines(registry: Reader, targets: Sequence[str | None]) -> list[LineRecord | None]:
-    by_id = find_sound(registry, [one for one in targets if one is not None and is_id(one)])
-    lookups = {
-        one: registry.vault.look_up("msisdn", one)
-        for one in targets
-        if one is not None and not is_id(one)
-    }
-    by_number = read_apart(list(lookups.values()), registry.lines_in_use)
-    sound = find_sound(registry, [one.id for one in by_number.values()])
-    by_number = {key: one for key, one in by_number.items() if one.id in sound}
-    found = [
-        None if one is None else by_id.get(one) or by_number.get(lookups.get(one, b""))
-        for one in targets
-    ]
-    return [None if one is None or one.status is LineStatus.CLOSED else one for one in found]
+def _find_lines(registry: Reader, targets: Sequence[str]) -> list[LineRecord | None]:
+    numbers = [one for one in targets if one and not is_id(one)]
+    lookups = {one: registry.vault.look_up("msisdn", one) for one in numbers}
+    in_use = read_apart(list(lookups.values()), registry.lines_in_use)
+    named = {one: in_use[key].id for one, key in lookups.items() if key in in_use}
+    ids = [named.get(one, one) for one in targets]
+    found = _find_open(registry, list(filter(is_id, ids)))
+    return [found.get(one) for one in ids]
+
+
+def _find_open(registry: Reader, line_ids: Sequence[str]) -> dict[str, LineRecord]:
+    known = find_sound(registry, line_ids)
+    return {key: one for key, one in known.items() if one.status is not LineStatus.CLOSED}
 
 
 def _add(
@@ -187,7 +185,6 @@ def _add(
     fresh = {one.id: one for one in lines if one.id not in named}
     batch = LifeBatch(call.registry, rules, fresh.values(), call.now, actor)
     for key in fresh:
-        batch.add_to_campaign(campaign.id, key)
         batch.ask_by(key, campaign, call.now)
     writes = batch.writes()
     if writes or change:
@@ -204,7 +201,7 @@ def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> 
     Lines are looked through beside all else. How far that has come stands in the registry, so it
     may be cut off anywhere.
     """
-    known = {one.code for one in registry.carriers()}
+    known = registry.carrier_names()
     oldest = {one.carrier: one for one in registry.life.filling() if one.carrier in known}
     for campaign in oldest.values():
         found: list[str] = []
@@ -241,7 +238,6 @@ def _keep_filled(
         change, lines = replace(current, state=CampaignState.RUNNING), []
     else:
         # What has been closed meanwhile is not asked for.
-        known = find_sound(call.registry, found).values()
-        lines = [one for one in known if one.status is not LineStatus.CLOSED]
+        lines = list(_find_open(call.registry, found).values())
         change = replace(current, filled_to=last)
     _add(call, rules, current, lines, ACTOR, change)

@@ -127,7 +127,8 @@ class LifeBatch:
         self.happen(line_id, LineEventKind.REVERIFY_ASKED, at, rule)
 
     def ask_by(self, line_id: str, campaign: Campaign, at: datetime) -> None:
-        """Asks for a line's holder until a campaign's deadline."""
+        """Asks for a line's holder until a campaign's deadline, as one of its lines."""
+        self._list_line(campaign.id, line_id, CampaignLineState.ASKED, self._now)
         until = ceil((campaign.deadline - at).total_seconds())
         # At the deadline it is overdue, whatever follows.
         first = campaign.steps[0][1] if campaign.steps else ""
@@ -195,10 +196,6 @@ class LifeBatch:
             *self._campaign_lines.values(),
         ]
 
-    def add_to_campaign(self, campaign_id: str, line_id: str) -> None:
-        key = (campaign_id, line_id)
-        self._campaign_lines[key] = ListedLine(*key, CampaignLineState.ASKED, self._now)
-
     def _follow(self, line_id: str, rule: Rule, at: datetime) -> None:
         if rule.unless_proof is not None and self._is_proven(line_id, rule.unless_proof):
             return
@@ -223,8 +220,12 @@ class LifeBatch:
 
     def _note_campaign(self, asked: Reverification, state: CampaignLineState, at: datetime) -> None:
         if asked.campaign_id is not None:
-            key = (asked.campaign_id, asked.line_id)
-            self._campaign_lines[key] = ListedLine(*key, state, at)
+            self._list_line(asked.campaign_id, asked.line_id, state, at)
+
+    def _list_line(
+        self, campaign_id: str, line_id: str, state: CampaignLineState, at: datetime
+    ) -> None:
+        self._campaign_lines[campaign_id, line_id] = ListedLine(campaign_id, line_id, state, at)
 
     def _service(self, line_id: str) -> LineService | None:
         return self._services.get(line_id, self._lines[line_id].service)
@@ -260,8 +261,8 @@ def report_event(
     registry, target = call.registry, normalise_line(line_text)
     if str(kind) not in list(ReportedKind):
         raise EventRefused(f"{kind} is not reported: report {', '.join(ReportedKind)}")
-    line = find_line(registry, target)
-    if line is None or carrier not in (None, line.carrier):
+    line = find_line(registry, target, carrier)
+    if line is None:
         return _find_told(registry, target, kind, at, carrier)
     known = registry.find_line_event(line.id, kind, at)
     if known is not None:
@@ -313,7 +314,7 @@ def carry_out(
     at = runner.run(lambda _, moment: moment) if now is None else now
     due = registry.life.due_campaigns(at)
     # One whose row is damaged is set aside by that.
-    turns = [None, *(due[one.code] for one in registry.carriers() if one.code in due)]
+    turns = [None, *(due[code] for code in registry.carrier_names() if code in due)]
     return sum(_take_turn(runner, registry, rules, at, most, one) for one in turns)
 
 
@@ -380,8 +381,8 @@ class SimChangeTerms:
         `NotFound` for no such line, and for another carrier's; `NotReported` where its carrier does
         not report them: nothing known is not that nothing happened.
         """
-        line = find_line(registry, number)
-        if line is None or carrier not in (None, line.carrier):
+        line = find_line(registry, number, carrier)
+        if line is None:
             raise NotFound(LINE_UNKNOWN)
         monitored = self.monitored(line.carrier, now)
         if monitored is None:

@@ -163,8 +163,8 @@ def close_line(call: WriterCall, line_text: str, actor: str, carrier: str | None
 
     `NotFound` where there is none, or where it is another carrier's than the one given.
     """
-    line = find_line(call.registry, normalise_line(line_text))
-    if line is None or carrier not in (None, line.carrier):
+    line = find_line(call.registry, normalise_line(line_text), carrier)
+    if line is None:
         raise NotFound(LINE_UNKNOWN)
     closed = LineChange([line.id], LineEventKind.CLOSED, "request", actor)
     call.commit(AuditEntry(actor, "line.closed", line.id), closed)
@@ -176,16 +176,22 @@ def normalise_line(text: str) -> str:
     return text if is_id(text) else normalise_msisdn(text)
 
 
-def find_line(registry: Reader, target: str) -> LineRecord | None:
-    """The line in use with this id, or that this number is on; `None` for none.
+def find_line(
+    registry: Reader, target: str, carrier: str | None = None, *, is_open: bool = True
+) -> LineRecord | None:
+    """The line with this id, or that this number is on, of a carrier where it is given; one that is
+    not in use by its id alone, and where it need not be open. `None` for none.
 
     `target` is as `normalise_line` gives it.
     """
     if is_id(target):
         line = registry.lines_by_id([target]).get(target)
-        return None if line is None or line.status is LineStatus.CLOSED else line
-    lookup = registry.vault.look_up("msisdn", target)
-    return registry.lines_in_use([lookup]).get(lookup)
+    else:
+        lookup = registry.vault.look_up("msisdn", target)
+        line = registry.lines_in_use([lookup]).get(lookup)
+    if line is None or carrier not in (None, line.carrier):
+        return None
+    return None if is_open and line.status is LineStatus.CLOSED else line
 
 
 def read_line(registry: Reader, line_text: str, *, carrier: str | None = None) -> LineRecord:
@@ -193,12 +199,8 @@ def read_line(registry: Reader, line_text: str, *, carrier: str | None = None) -
 
     `NotFound` where there is none, or where it is another carrier's than the one given.
     """
-    target = normalise_line(line_text)
-    if is_id(target):
-        line = registry.lines_by_id([target]).get(target)
-    else:
-        line = find_line(registry, target)
-    if line is None or carrier not in (None, line.carrier):
+    line = find_line(registry, normalise_line(line_text), carrier, is_open=False)
+    if line is None:
         raise NotFound(LINE_UNKNOWN)
     return line
 

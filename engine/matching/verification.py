@@ -328,8 +328,8 @@ def _find_held(
     registry: Reader, target: str, carrier: str | None, presented: Document | None
 ) -> tuple[LineRecord, DocumentRecord]:
     """A line in use and its document; `NotFound` as `check_line` says it."""
-    line = find_line(registry, target)
-    if line is None or carrier not in (None, line.carrier):
+    line = find_line(registry, target, carrier)
+    if line is None:
         raise NotFound(LINE_UNKNOWN)
     record = registry.document(line.document_id)
     if presented is not None:

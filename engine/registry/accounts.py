@@ -405,6 +405,10 @@ class OutletReader(Source):
         rows = sound_rows(self.vault, CARRIERS, self.rows(_CARRIERS))
         return [Carrier(row.code, row.name, row.line_limit, row.time_zone) for row in rows]
 
+    def carrier_names(self) -> dict[str, str]:
+        """The names of all carriers, by code."""
+        return {one.code: one.name for one in self.carriers()}
+
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
         return list(open_each(self.rows(_ALL_OUTLETS), self._outlet))

@@ -64,6 +64,8 @@ from engine.registry.database import (
 )
 from engine.registry.rows import (
     NewEvent,
+    Single,
+    Transaction,
     is_authentic,
     open_each,
     open_some,
@@ -125,6 +127,17 @@ class Event:
     carrier: str | None
     data: Mapping[str, Any]
     queue: str
+
+
+@frozen
+class ToldEvent(Single):
+    """An event that comes of no other row."""
+
+    table = EVENTS
+    event: NewEvent
+
+    def follow(self, to: Transaction) -> None:
+        to.events.append(self.event)
 
 
 _NEWEST = select(*EVENTS.c["number", "id", "line_id"]).order_by(EVENTS.c.number.desc()).limit(1)

@@ -33,9 +33,9 @@ from schema.options import Retention
 from schema.phases import Retained
 
 
-def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
-    """By kind, in the order in which they expire, the latest start of a period that is over; kinds
-    kept for good are absent."""
+def find_days(schedule: Retention) -> dict[Retained, int]:
+    """By kind, in the order in which they expire, the days of its period; kinds kept for good are
+    absent, and crops have a date of their own."""
     of_attempts = schedule.rejected_days, schedule.review_days
     days = {
         Retained.ATTEMPTS: schedule.rejected_days,
@@ -53,7 +53,12 @@ def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
         Retained.WATCHLIST: schedule.watchlist_days,
         Retained.FACES: schedule.faces_days,
     }
-    return {kind: now - timedelta(days=one or 0) for kind, one in days.items() if one != 0}
+    return {kind: one or 0 for kind, one in days.items() if one != 0}
+
+
+def find_until(schedule: Retention, now: datetime) -> dict[Retained, datetime]:
+    """By kind the latest start of a period that is over."""
+    return {kind: now - timedelta(days=one) for kind, one in find_days(schedule).items()}
 
 
 T = TypeVar("T")
@@ -106,15 +111,15 @@ def run_retention(
     *,
     now: datetime | None = None,
     rows_per_batch: int = ROWS_PER_BATCH,
-    report: Callable[[Retained, int], None] | None = None,
+    report: Callable[[int], object] = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> RetentionCertificate:
     """Expire everything whose period is over and that no open case holds.
 
     Each batch is a fenced, audited transaction on the writer's thread; decisions continue between
     them. After a stop or a crash, whole batches are done and the next run continues.
-    `report(kind, rows)` is called after each batch. `now` is the moment that `check_clock`
-    accepted; without it the runner's clock is believed.
+    `report` hears after each batch of how many rows have left. `now` is the moment that
+    `check_clock` accepted; without it the runner's clock is believed.
     """
     until = find_until(schedule, now or runner.run(lambda _, moment: moment))
     # Sweeps' files and snapshots have them, too: each is an erasure of its own.
@@ -129,8 +134,7 @@ def run_retention(
 
         while is_complete and (rows := runner.run(expire_batch)):
             left[kind] += rows
-            if report is not None:
-                report(kind, rows)
+            report(sum(left.values()))
             is_complete = not is_stopped()
     return runner.run(lambda writer, _: _certify(writer, job, left, is_complete))
 
@@ -141,7 +145,7 @@ def _certify(
     until = job.until
     detail = {
         "until": {kind.value: at.astimezone(UTC).isoformat() for kind, at in until.items()},
-        "left": {kind.value: count for kind, count in left.items()},
+        "left": left,
         "held": {kind.value: count_due(writer, kind, until, job.hold).held for kind in until},
         "is_complete": is_complete,
     }

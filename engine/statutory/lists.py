@@ -164,7 +164,7 @@ def _describe_people(
     ids = sorted({key for documents, _ in persons for key in documents})
     records, identities = read_apart(ids, registry.documents_by_id), registry.identities(ids)
     numbers = registry.numbers([line.id for _, lines in persons for line in lines])
-    cases, names = read_apart(ids, registry.cases.of), _carrier_names(registry)
+    cases, names = read_apart(ids, registry.cases.of), registry.carrier_names()
     kinds = {key: one.kind for key, one in records.items()}
     rows = []
     for place, (documents, lines) in enumerate(persons, 1):
@@ -240,7 +240,7 @@ def _suspects(case: CaseRecord) -> Sequence[str]:
 
 def _describe_outlets(registry: Reader, sales: Mapping[tuple[str, str], _Sales]) -> list[Row]:
     known = read_apart([outlet for _, outlet in sales], registry.outlets)
-    names = _carrier_names(registry)
+    names = registry.carrier_names()
     totals = registry.facts.count_outlet_lines([outlet for _, outlet in sales])
     rows = []
     for (carrier, outlet), sold in sales.items():
@@ -266,10 +266,6 @@ def _describe_outlets(registry: Reader, sales: Mapping[tuple[str, str], _Sales])
             }
         )
     return sorted(rows, key=lambda one: (-one["cases"], -one["lines"], one["outlet"]))
-
-
-def _carrier_names(registry: Reader) -> dict[str, str]:
-    return {one.code: one.name for one in registry.carriers()}
 
 
 def write_list(path: Path, found: List, layout: Layout, types: Mapping[str, pa.DataType]) -> None:

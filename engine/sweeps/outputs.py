@@ -363,7 +363,7 @@ def make_contents(
         fraud_in_use=reader.cases.count_fraud(),
         judged=measure_precision(read_plain(reader)),
         cases=cases,
-        carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
+        carrier_names=reader.carrier_names(),
         crops=crops or {},
         console=console,
     )

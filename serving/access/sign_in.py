@@ -178,7 +178,7 @@ class SignIn:
 
     def find_unknown(self, store: Reader) -> list[str]:
         """The grants of groups that name no carrier and no open outlet here."""
-        carriers = {one.code for one in store.carriers()}
+        carriers = store.carrier_names()
         outlets = {(one.carrier, one.code) for one in store.all_outlets() if one.is_open}
         unknown = []
         for text in sorted(set(self.settings.groups.values())):

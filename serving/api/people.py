@@ -10,6 +10,7 @@ from engine.formatting import mask_name, mask_number
 from engine.matching import holders
 from engine.matching.calibration import Calibration
 from engine.matching.comparison import score_best
+from engine.registry.campaigns import Campaign
 from engine.registry.cases import CaseRecord
 from engine.registry.documents import DocumentRecord
 from engine.registry.lines import LineEvent, LineRecord, tell_cause
@@ -72,6 +73,12 @@ def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines
             line_event(one, is_tenant=is_tenant) for one in store.events_of_line(record.id)
         ),
     )
+
+
+def campaign(store: Reader, record: Campaign) -> lines.Campaign:
+    counts = store.life.count_lines(record.id)
+    progress = lines.CampaignProgress(**{state.value: found for state, found in counts.items()})
+    return of_record(lines.Campaign, record, campaign_id=record.id, progress=progress)
 
 
 def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -346,15 +346,11 @@ def search(
         threshold=lowest,
         expected_false_candidates=expected,
     )
-
-    rows = [
-        (str(place), f"{one.score:.4f}", one.document_id, str(one.reference_id))
-        for place, one in enumerate(listed, start=1)
-    ]
+    shown = columns("score document_id", reference=lambda one: one.reference_id)
     more = f" ({found.left_out} not listed)" if found.left_out else ""
     return Answer(
         answer,
-        Listing(rows, ("", "score", "document", "reference")),
+        Listing(listed, shown),
         f"{found.found or 'Nobody'} at or above {lowest:.4f}{more}; "
         f"{found.searched:,} references searched at sequence {found.gallery_sequence}.",
         f"Expected false candidates in one such search: {expected}.",

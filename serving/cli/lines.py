@@ -3,6 +3,9 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from msgspec.structs import asdict
 
 from engine.cases import deaths
 from engine.cases.deaths import read_death
@@ -286,16 +289,9 @@ def _read_lines(file: Path) -> list[str]:
     return found
 
 
-def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
-    counts = {state.value: lines for state, lines in store.life.count_lines(campaign.id).items()}
-    return {
-        "campaign_id": campaign.id,
-        "name": campaign.name,
-        "carrier": campaign.carrier,
-        "deadline": campaign.deadline.isoformat(),
-        **counts,
-        "state": campaign.state.value,
-    }
+def _describe(store: Reader, campaign: Campaign) -> dict[str, Any]:
+    shown = asdict(people.campaign(store, campaign))
+    return shown | asdict(shown.pop("progress"))
 
 
 @command("campaign end")

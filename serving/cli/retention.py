@@ -1,13 +1,18 @@
 """What is kept of people: `retention show`, `retention run`, one person's part of it, `subject
-export`, `subject decision`, and lists that a regulator asks for, `statutory people`, `statutory
-outlets` and `statutory enrollments`."""
+export`, `subject decision`, and what a regulator asks for, `statutory people`, `statutory outlets`,
+`statutory enrollments` and `statutory papers`."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import structs
 
 from engine.formatting import number, percent, plural, span
@@ -15,20 +20,23 @@ from engine.lifecycle.reverification import carry_out
 from engine.matching.calibration import Rate
 from engine.matching.documents import require_unnamed
 from engine.matching.holders import find_holder
+from engine.registry.audit import newest_of
 from engine.registry.database import utc_now
 from engine.registry.subjects import gather_subject
 from engine.retention.job import (
     DirectRunner,
     RetentionCertificate,
     find_clock_fault,
+    find_days,
     find_until,
     preview,
     run_retention,
 )
 from engine.retention.job import confirm_clock as confirm
-from indexes.atomic_files import replacing
+from indexes.atomic_files import created, replacing
 from schema.actors import Role
-from schema.phases import Retained
+from schema.decisions import Comparison
+from schema.phases import CropScope, Retained
 from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.cli import inputs
@@ -45,23 +53,19 @@ from serving.cli.output import (
     print_json,
     print_line,
 )
-from serving.jobs.periodic import ClockWatch, expire_faces, retire_sweeps, write_certificate
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import embedder_card
+from serving.jobs.periodic import (
+    PERSONS_REACHED,
+    ClockWatch,
+    expire_faces,
+    retire_sweeps,
+    write_certificate,
+)
 
-NAMES = {
-    "attempts": "rejected attempts",
-    "reviews": "attempts that went to review",
-    "documents": "documents of such attempts alone",
-    "lines": "numbers of closed lines",
-    "answers": "stored answers",
-    "crops": "aligned faces",
-    "liveness": "results of liveness checks",
-    "exceptions": "exceptions that were decided",
-    "guardians": "guardians of who is grown up",
-    "events": "events",
-    "line_events": "what happened to lines",
-    "watchlist": "entries of the watch-list",
-    "faces": "faces of holders without a line",
-}
+WORDS = json.loads((Path(__file__).parents[1] / "templates" / "subject.json").read_text("utf-8"))[
+    "en"
+]
 
 
 @command("retention show")
@@ -91,7 +95,7 @@ def run_now(
     made = _run(call, now := watch.check())
     erased = call.deployment.finish_erasures(call.actor, watch.check)
     faces = expire_faces(call.deployment, call.actor, now)
-    told = (len(erased), "documents that waited for cases"), (len(faces), NAMES["faces"])
+    told = (len(erased), "documents that waited for cases"), (len(faces), WORDS["kept.faces"])
     for count, what in told:
         if count and not call.as_json:
             print_line(f"[green]Erased[/]: {count:,} {what}.")
@@ -123,14 +127,11 @@ def _run(call: Call, now: datetime) -> RetentionCertificate:
     steps = sum(iter(lambda: carry_out(*lines, now=now), 0))
     if steps and not call.as_json:
         print_line(f"[green]Done[/]: {steps:,} steps of lines that were due.")
-    due = preview(deployment.store, schedule, now)
-    done, total = 0, sum(one.rows for one in due.values())
+    due = sum(one.rows for one in preview(deployment.store, schedule, now).values())
     with call.progress("leaving") as report:
 
-        def count(_: Retained, rows: int) -> None:
-            nonlocal done
-            done += rows
-            report(done, max(done, total))
+        def count(left: int) -> None:
+            report(left, max(left, due))
 
         made = run_retention(runner, schedule, call.actor, now=now, report=count)
     retire_sweeps(deployment, runner, call.actor, now)
@@ -165,10 +166,9 @@ def _describe_due(call: Call) -> Answer:
         "line_step_at": step_at,
         "clock_fault": fault,
     }
-    kept = {kind: (now - moment).days for kind, moment in until.items()}
-    kept[Retained.CROPS] = crops.days
+    kept = find_days(schedule) | {Retained.CROPS: crops.days}
     shown: dict[str, Cell] = {
-        "what": lambda kind: NAMES[kind.value],
+        "what": lambda kind: WORDS[f"kept.{kind}"],
         "kept": lambda kind: f"{kept[kind]} days" if kind in kept else "for good",
         "due": lambda kind: f"{due[kind].rows:,}" if kind in due else "-",
         "held by cases": lambda kind: f"{due[kind].held:,}" if kind in due else "-",
@@ -182,7 +182,7 @@ def _describe_due(call: Call) -> Answer:
 
 
 def _list(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{rows:,} {NAMES[kind]}" for kind, rows in counts.items() if rows)
+    return ", ".join(f"{rows:,} {WORDS[f'kept.{kind}']}" for kind, rows in counts.items() if rows)
 
 
 FILE_ARGUMENT = argument("Where the list goes: .csv or .parquet.", "FILE")
@@ -270,6 +270,71 @@ def _write(call: Call, file: Path, name: str, kind: str, *, is_revealed: bool) -
 
 Language = Literal["en", "ko", "zh"]
 LANGUAGE = option("The page's.", default="en")
+
+
+@command("statutory papers")
+def write_papers(call: Call, language: Language = LANGUAGE) -> Answer:
+    """Write a record of processing and an impact assessment of this deployment as it is; audited.
+
+    Two pages, and a filing of persons stored, in a new folder under `papers` in the home: keep it
+    three years. The audit chain has each file's SHA-256. What only you know is left to fill in. No
+    legal advice.
+    """
+    from serving.case_report import write_page
+
+    found = {"made_at": utc_now(), **gather_papers(call.deployment)}
+    folder = call.deployment.home / "papers" / f"{found['made_at']:%Y-%m-%dT%H%M%S}"
+    contents = {
+        f"{paper}.html": write_page("papers.html", language, found=found, paper=paper)
+        for paper in ("record", "assessment")
+    }
+    contents["filing.json"] = msgspec.json.encode(found)
+    with inputs.writing(folder, "a folder of papers"):
+        folder.mkdir(mode=0o700, parents=True)
+        for name, content in contents.items():
+            with created(folder / name) as file:
+                file.write(content)
+    digests = {name: sha256(content).hexdigest() for name, content in contents.items()}
+    call.note("papers.made", call.store.vault.deployment_id, {"sha256": digests})
+    text = f"  {escape(str(folder))}\n{found['persons']['stored']:,} persons are stored."
+    return Answer({"folder": str(folder), "sha256": digests, "persons": found["persons"]}, text)
+
+
+def gather_papers(deployment: Deployment) -> dict[str, Any]:
+    """All that settings and registry say of how data about people is processed, by section."""
+    settings, store, calibration = deployment.settings, deployment.store, deployment.calibration
+    card, crops = embedder_card(settings), settings.crops
+    kept: dict[Retained, int] = find_days(settings.retention)
+    kept[Retained.CROPS] = 0 if crops.keep == CropScope.NONE else crops.days
+    told = settings.model_dump(mode="json", include={"people", "liveness", "proofs", "lines"})
+    sinks = [*(one.sink for one in store.webhooks.find_all()), settings.authority.url]
+    reached = newest_of(store, [PERSONS_REACHED])
+    rated = dict.fromkeys(("same_document", "review", "certain"), Comparison.FUSED)
+    thresholds = {}
+    for name, kind in ({"verify": Comparison.ONE_TO_ONE} | rated).items():
+        score = getattr(deployment.thresholds, name)
+        thresholds[name] = {"score": score, "rate": calibration.fmr_at(score, kind)}
+    return {
+        "operator": {
+            "deployment_id": store.vault.deployment_id,
+            "version": version("sosie"),
+            "contact": told["people"]["contact"] or None,
+            "carriers": store.carrier_names(),
+        },
+        "persons": {
+            "stored": store.counts()["live_references"],
+            "filing_persons": deployment.line_rules.filing_persons,
+            "reached_at": reached and reached.at,
+        },
+        "data": {kind: kept.get(kind) for kind in Retained},
+        "recipients": sorted({host for sink in sinks if (host := urlsplit(sink).hostname)}),
+        "countries": told["people"]["countries"],
+        "ways": told,
+        "model": {name: getattr(card, name) for name in ("name", "source", "licence", "sha256")}
+        | {"calibration": calibration.source, "people": calibration.people},
+        "thresholds": thresholds,
+        "keys": [*store.vault.ring.fingerprints],
+    }
 
 
 @command("subject export")

@@ -21,9 +21,11 @@ from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.lines import expire_face
-from engine.registry.audit import AuditEntry
+from engine.registry.audit import AuditEntry, newest_of
 from engine.registry.database import utc_now
+from engine.registry.events import ToldEvent
 from engine.registry.retention import find_due
+from engine.registry.rows import NewEvent
 from engine.registry.store import Reader
 from engine.registry.writer import ChangeRunner
 from engine.retention.job import (
@@ -38,6 +40,7 @@ from engine.retention.job import (
 )
 from indexes.atomic_files import replacing
 from schema.documents import ErasureCertificate
+from schema.events import EventType
 from schema.phases import Retained
 from serving.deployment.deployment import Deployment, warn_on_stderr
 
@@ -236,6 +239,20 @@ def expire_faces(
     return deployment.erase_each(partial(expire, key) for key in due)
 
 
+PERSONS_REACHED = "persons.reached"
+
+
+def tell_persons(deployment: Deployment, actor: str) -> None:
+    """Tells once that as many persons are stored as the rules of lines want to be filed."""
+    store, runner, rules = deployment.store, deployment.registrar, deployment.line_rules
+    persons, subject = len(runner.gallery), store.vault.deployment_id
+    if 0 < rules.filing_persons <= persons and newest_of(store, [PERSONS_REACHED]) is None:
+        told = {"persons": persons, "filing_persons": rules.filing_persons}
+        event = ToldEvent(NewEvent(EventType.PERSONS_REACHED, subject, None, told))
+        entry = AuditEntry(actor, PERSONS_REACHED, subject, told)
+        runner.run(lambda writer, _: writer.commit((entry, event)))
+
+
 ACTOR = "sosie:retention"
 DAY = timedelta(days=1)
 LOOK_AGAIN_S = 3600.0
@@ -291,16 +308,15 @@ class DailyRetention(PeriodicJob):
         # The command line has other parts of this module, and no metrics.
         from serving.telemetry import metrics  # noqa: PLC0415
 
+        now = None
         try:
             now = self._watch.check()
         except ClockImplausible as error:
             # Its text has moments alone.
             self._log.error("retention_refused", code=error.code, reason=str(error))
-            self._is_refused = True
-        else:
-            self._is_refused = False
+        self._is_refused = now is None
         self._meter.set(metrics.RETENTION_REFUSED, self._is_refused)
-        if self._is_refused:
+        if now is None:
             return
         runner = self._deployment.registrar
         try:
@@ -308,6 +324,7 @@ class DailyRetention(PeriodicJob):
                 runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
             )
             retire_sweeps(self._deployment, runner, ACTOR, now)
+            tell_persons(self._deployment, ACTOR)
             # What this run or an earlier one has removed is met no more. Those in memory are read
             # first: one that is added meanwhile is not among them.
             if self._schedule.watchlist_days:
@@ -439,8 +456,7 @@ MAX_BYTES = 64 * 1024
 
 def write_certificate(made: Certificate) -> dict[str, Any]:
     """A certificate as JSON values, for a file of its own."""
-    built = msgspec.to_builtins(made, builtin_types=(datetime,), str_keys=True)
-    values: dict[str, Any] = json.loads(json.dumps(built, default=datetime.isoformat))
+    values: dict[str, Any] = msgspec.to_builtins(made)
     return values
 
 

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import GalleryBehind
+from engine.lifecycle.rules import LineRules, RuleSet
 from engine.matching.holders import watch_face
 from engine.registry import retention
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, utc_now
 from engine.registry.enrollments import StoredAnswer
-from engine.registry.events import NewEvent, write_events
+from engine.registry.events import NewEvent, read_events, write_events
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import run_retention
 from schema.events import EventType
@@ -177,7 +178,7 @@ def test_what_else_the_registrar_has_to_do_goes_on_between_the_batches(deploymen
         keep_answer(deployment, timedelta(days=90), b"%d" % number)
     others: list[Any] = []
 
-    def report(_kind: Any, _rows: int) -> None:
+    def report(_left: int) -> None:
         if not others:
             look = partial(runs, deployment, "retention.expired")
             others.append(deployment.registrar.schedule(lambda *_: look()))
@@ -250,3 +251,16 @@ def test_damaged_rows_that_are_met_are_counted_by_table(deployment) -> None:
     told = meter.render()[0]
     assert b'sosie_rows_set_aside{table="lines"} 1.0' in told
     assert b'sosie_rows_set_aside{table="events"} 2.0' in told
+
+
+def test_that_as_many_persons_are_stored_as_are_to_be_filed_is_told_once(caught_home, log) -> None:
+    settings, told = load_settings(caught_home), []
+    for filing_persons in (2, 1, 1):
+        with Deployment(caught_home, settings) as deployment:
+            rules = RuleSet(filing_persons=filing_persons)
+            deployment.line_rules = LineRules(rules)
+            DailyRetention(deployment, log, ClockWatch(deployment.store), Meter())._run()
+            told.append(read_events(deployment.store, 0, types=(EventType.PERSONS_REACHED,)))
+            assert runs(deployment, "persons.reached") == len(told[-1])
+    assert [len(events) for events in told] == [0, 1, 1]
+    assert told[1][0].data == {"persons": 1, "filing_persons": 1}

@@ -11,7 +11,6 @@ from engine.lifecycle.reverification import SimChange
 from engine.lifecycle.rules import check_steps, read_duration
 from engine.matching.lines import LINE_UNKNOWN, read_line
 from engine.matching.requests import name_document, normalise_msisdn
-from engine.registry.campaigns import Campaign
 from engine.registry.database import is_id, utc_now
 from engine.registry.lines import Step
 from engine.registry.store import Reader
@@ -149,7 +148,7 @@ async def start_campaign(
         chosen=chosen,
     )
     made = await request.registrar.start_campaign(terms)
-    return await asyncio.to_thread(_show, parts.store, made)
+    return await asyncio.to_thread(people.campaign, parts.store, made)
 
 
 def _read_steps(then: str, body: wire.CampaignRequest) -> tuple[Step, ...]:
@@ -176,19 +175,19 @@ async def end_campaign(parts: Parts, request: Request, campaign_id: str) -> wire
     """Ends a campaign before its deadline: no other line is asked for. Those that were stay asked
     for, with all that follows at the deadline. Sent again it changes nothing."""
     ended = await request.registrar.end_campaign(campaign_id)
-    return await asyncio.to_thread(_show, parts.store, ended)
+    return await asyncio.to_thread(people.campaign, parts.store, ended)
 
 
 def list_campaigns(parts: Parts, request: Request) -> wire.Campaigns:
     """The newest campaigns, to a carrier its own."""
     found = parts.store.life.campaigns(scope_of(request.caller), MOST_LISTED)
-    return wire.Campaigns(tuple(_show(parts.store, one) for one in found))
+    return wire.Campaigns(tuple(people.campaign(parts.store, one) for one in found))
 
 
 def read_campaign(parts: Parts, request: Request, campaign_id: str) -> wire.Campaign:
     """A campaign, and how far it is."""
     carrier = scope_of(request.caller)
-    return _show(parts.store, find_campaign(parts.store, campaign_id, carrier))
+    return people.campaign(parts.store, find_campaign(parts.store, campaign_id, carrier))
 
 
 def list_campaign_lines(
@@ -200,12 +199,6 @@ def list_campaign_lines(
     rows = parts.store.life.list_lines(campaign.id, state, after, query.limit)
     found = [of_record(wire.CampaignLine, row) for row in rows]
     return wire.CampaignLines(tuple(found), next_page(found, query.limit, lambda one: one.line_id))
-
-
-def _show(store: Reader, campaign: Campaign) -> wire.Campaign:
-    counts = store.life.count_lines(campaign.id)
-    progress = wire.CampaignProgress(**{state.value: lines for state, lines in counts.items()})
-    return of_record(wire.Campaign, campaign, campaign_id=campaign.id, progress=progress)
 
 
 async def retrieve_sim_swap_date(

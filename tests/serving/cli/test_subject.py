@@ -1,11 +1,14 @@
 """`sosie subject export`: all that is kept about one person, as that person may have it."""
 
 import json
+import re
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -293,3 +296,37 @@ def test_a_page_says_whether_people_have_decided(
     assert ("Two people decided it" in text) is (state != "asked")
     assert ("left it to people" in text) is (state == "asked")
     assert ("the number is opened" in text) is (state == "granted")
+
+
+# -- Papers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "ko"])
+def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
+    language: str, caught_home, sosie
+) -> None:
+    chosen = {
+        "SOSIE_PEOPLE__COUNTRIES": '["KR <b>"]',
+        "SOSIE_LINES__RULES": "china",
+        "SOSIE_RETENTION__FACES_DAYS": "31",
+    }
+    given = ("statutory", "papers", "--language", language, "--home", caught_home, "--json")
+    made = sosie(*given, env=chosen).json
+    persons = made["persons"]
+    assert persons == {"stored": 1, "filing_persons": 100_000, "reached_at": None}
+    folder = Path(made["folder"])
+    pages = {one.name: one.read_bytes() for one in folder.iterdir()}
+    digests = {name: sha256(content).hexdigest() for name, content in pages.items()}
+    with open_deployment(caught_home) as deployment:
+        [entry] = audit.read_audit(deployment.store, 0, 10, action="papers.made")
+        score = f"{deployment.thresholds.verify:.3f}"
+    assert entry.entry.detail["sha256"] == made["sha256"] == digests
+    own = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))[language]
+    for name in ("record.html", "assessment.html"):
+        text = pages[name].decode()
+        assert f'<html lang="{language}">' in text
+        assert "KR &lt;b&gt;" in text
+        assert own["papers.days"].replace("%", "31") in text
+        assert {own["kept.faces"].capitalize(), own["papers.yours"]} <= {*re.findall(r">([^<>]+)<", text)}
+    assert score in pages["assessment.html"].decode()
+    assert not re.search(rb"110105|Aileen|\+86|/srv|postgres", b"".join(pages.values()))
