@@ -327,6 +327,8 @@ def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
         assert f'<html lang="{language}">' in text
         assert "KR &lt;b&gt;" in text
         assert own["papers.days"].replace("%", "31") in text
-        assert {own["kept.faces"].capitalize(), own["papers.yours"]} <= {*re.findall(r">([^<>]+)<", text)}
+        assert {own["kept.faces"].capitalize(), own["papers.yours"]} <= {
+            *re.findall(r">([^<>]+)<", text)
+        }
     assert score in pages["assessment.html"].decode()
     assert not re.search(rb"110105|Aileen|\+86|/srv|postgres", b"".join(pages.values()))
