@@ -257,8 +257,7 @@ def test_that_as_many_persons_are_stored_as_are_to_be_filed_is_told_once(caught_
     settings, told = load_settings(caught_home), []
     for filing_persons in (2, 1, 1):
         with Deployment(caught_home, settings) as deployment:
-            rules = RuleSet(filing_persons=filing_persons)
-            deployment.line_rules = LineRules(rules)
+            deployment.line_rules = LineRules(RuleSet(filing_persons=filing_persons))
             DailyRetention(deployment, log, ClockWatch(deployment.store), Meter())._run()
             told.append(read_events(deployment.store, 0, types=(EventType.PERSONS_REACHED,)))
             assert runs(deployment, "persons.reached") == len(told[-1])

@@ -26,11 +26,12 @@ from engine.registry.subjects import find_rows
 from schema.reasons import ADVICE
 from serving.cli.inputs import open_deployment
 from tests.row_codes import alter
-from tests.serving.console.test_texts import WRITING
+from tests.serving.console.test_texts import CATALOGS, WRITING
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
 OTHER = ("--document-type", "cn-ric", "--document-number", "110105198503071257")
 REASON = ("--reason", "asked for in person")
+TEXTS = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))
 FIGURES = {"thresholds", "verify", "quality", "length", "expected_false_candidates", "level"}
 """Fractions that are no scores."""
 
@@ -58,12 +59,10 @@ def test_a_person_is_shown_what_is_kept_and_nothing_of_a_face_in_numbers(full_ho
     records = shown["records"]
     (document,), (attempt,) = records["documents"], records["enrollments"]
     assert document["identity"] == ["110105199003071239", "Aileen Probe"]
-    (line,) = records["lines"]
-    assert line["msisdn"] == "+8613800138000"
+    assert [one["msisdn"] for one in records["lines"]] == ["+8613800138000"]
     (reference,) = records["references"]
     assert (reference["template"], reference["since"]) == ("kept", attempt["created_at"])
-    inputs = attempt["evidence"]["inputs"]
-    assert inputs["live_portrait_score"].startswith("reaches verify")
+    assert attempt["evidence"]["inputs"]["live_portrait_score"].startswith("reaches verify")
     assert shown["damaged"] == {}
     last = shown["audit"][-1]
     assert (last["action"], last["detail"]) == ("subject.read", {"reason": REASON[1]})
@@ -77,8 +76,7 @@ def test_whoever_had_the_same_face_is_masked(caught_home, sosie) -> None:
         (known,) = other["document_ids"]
         assert known not in json.dumps(one)
         assert one["records"]["cases"][0]["document_ids"].count("masked") == 1
-    (attempt,) = second["records"]["enrollments"]
-    (candidate,) = attempt["evidence"]["inputs"]["candidates"]
+    [candidate] = second["records"]["enrollments"][0]["evidence"]["inputs"]["candidates"]
     assert (candidate["document_id"], candidate["reference_id"]) == ("masked", "masked")
     assert candidate["score"].startswith("reaches ")
     assert set(map(type, candidate["each"].values())) == {str}
@@ -108,8 +106,7 @@ def test_whoever_saw_a_persons_case_in_the_queue_is_named(
     assert [one["detail"] for one in shown["audit"] if one["action"] == "cases.read"] == [
         {"cases": [case["id"]]}
     ]
-    told = {one["type"] for one in shown["records"]["events"]}
-    assert told == {"enrollment.decided"}
+    assert {one["type"] for one in shown["records"]["events"]} == {"enrollment.decided"}
 
 
 def test_a_damaged_row_is_counted_and_the_others_are_shown(full_home, tmp_path, sosie) -> None:
@@ -123,16 +120,9 @@ def test_a_damaged_row_is_counted_and_the_others_are_shown(full_home, tmp_path, 
     assert "are left out: Your numbers: 1." in page.read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    ("language", "title"),
-    [
-        ("en", "What is kept about you"),
-        ("zh", "关于您保存的资料"),
-        ("ko", "귀하에 관해 보관된 정보"),
-    ],
-)
+@pytest.mark.parametrize("language", TEXTS)
 def test_a_page_shows_it_in_the_persons_language_and_masks_others(
-    language: str, title: str, caught_home, tmp_path, sosie
+    language: str, caught_home, tmp_path, sosie
 ) -> None:
     page = tmp_path / "subject.html"
     export = ("subject", "export", *OTHER, "--reason", "<b>asked</b>", "--home", caught_home)
@@ -141,7 +131,7 @@ def test_a_page_shows_it_in_the_persons_language_and_masks_others(
     text = page.read_text("utf-8")
     assert page.stat().st_mode & 0o077 == 0
     assert f'<html lang="{language}">' in text
-    assert f"<h1>{title}</h1>" in text
+    assert f"<h1>{TEXTS[language]['subject.title']}</h1>" in text
     assert "110105198503071257" in text
     assert "&lt;b&gt;asked&lt;/b&gt;" in text
     assert "<b>" not in text
@@ -153,13 +143,13 @@ def test_a_page_shows_it_in_the_persons_language_and_masks_others(
 
 
 def test_the_page_has_its_texts_in_each_language() -> None:
-    texts = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))
-    assert texts["en"].keys() == texts["zh"].keys() == texts["ko"].keys()
-    assert {f"records.{table.name}" for table in find_rows([])} <= texts["en"].keys()
+    english = TEXTS["en"]
+    assert english.keys() == TEXTS["zh"].keys() == TEXTS["ko"].keys()
+    assert {f"records.{table.name}" for table in find_rows([])} <= english.keys()
     for language in ("zh", "ko"):
-        for key, text in texts[language].items():
+        for key, text in TEXTS[language].items():
             assert WRITING[language].search(text), key
-            assert text != texts["en"][key]
+            assert text != english[key]
 
 
 @pytest.mark.parametrize(
@@ -222,13 +212,12 @@ def test_a_count_says_what_is_counted_by_whom_and_until_when(full_home, tmp_path
 def explain(sosie, home, tmp_path, enrollment: str, language: str = "en") -> str:
     page = tmp_path / "decision.html"
     given = ("subject", "decision", enrollment, page, "--language", language, "--home", home)
-    outcome = sosie(*given)
-    assert outcome.code == 0, outcome.err
+    assert (outcome := sosie(*given)).code == 0, outcome.err
     assert page.stat().st_mode & 0o077 == 0
     return page.read_text("utf-8")
 
 
-@pytest.mark.parametrize("language", ["en", "zh", "ko"])
+@pytest.mark.parametrize("language", TEXTS)
 def test_a_refusal_is_a_page_with_what_it_means_and_where_to_turn(
     language: str, caught_home, tmp_path, sosie
 ) -> None:
@@ -240,20 +229,20 @@ def test_a_refusal_is_a_page_with_what_it_means_and_where_to_turn(
         [refused] = [row for row in rows if row.decision == "rejected"]
         head = deployment.store.audit_head()[0]
     text = explain(sosie, caught_home, tmp_path, refused.id, language)
-    own = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))[language]
-    console = files("serving.console") / f"static/i18n/{language}.json"
-    words = json.loads(console.read_text("utf-8"))
     assert f'<html lang="{language}">' in text
-    for name in ("rejected", "machine", "turn"):
-        assert own[f"explained.{name}"] in text
-    assert own["subject.rights.text"] in text
+    for name in (
+        "explained.rejected",
+        "explained.machine",
+        "explained.turn",
+        "subject.rights.text",
+    ):
+        assert TEXTS[language][name] in text
     for reason in refused.reasons:
-        assert words[f"reason.{reason}"] in text
+        assert CATALOGS[language][f"reason.{reason}"] in text
         assert escape(ADVICE[reason][language]) in text
     assert "1 Main Street &lt;b&gt;" in text
     # It names nobody, and no score.
-    for secret in ("1101051", "Aileen", "+86", "0."):
-        assert secret not in text
+    assert not re.search(r"1101051|Aileen|\+86|0\.", text)
     with open_deployment(caught_home) as deployment:
         [entry] = deployment.store.audit_entries(head)
     assert (entry.entry.action, entry.entry.subject) == ("enrollment.read", refused.id)
@@ -301,7 +290,7 @@ def test_a_page_says_whether_people_have_decided(
 # -- Papers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("language", ["en", "zh", "ko"])
+@pytest.mark.parametrize("language", TEXTS)
 def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
     language: str, caught_home, sosie
 ) -> None:
@@ -312,8 +301,7 @@ def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
     }
     given = ("statutory", "papers", "--language", language, "--home", caught_home, "--json")
     made = sosie(*given, env=chosen).json
-    persons = made["persons"]
-    assert persons == {"stored": 1, "filing_persons": 100_000, "reached_at": None}
+    assert made["persons"] == {"stored": 1, "filing_persons": 100_000, "reached_at": None}
     folder = Path(made["folder"])
     pages = {one.name: one.read_bytes() for one in folder.iterdir()}
     digests = {name: sha256(content).hexdigest() for name, content in pages.items()}
@@ -321,14 +309,13 @@ def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
         [entry] = audit.read_audit(deployment.store, 0, 10, action="papers.made")
         score = f"{deployment.thresholds.verify:.3f}"
     assert entry.entry.detail["sha256"] == made["sha256"] == digests
-    own = json.loads((files("serving") / "templates/subject.json").read_text("utf-8"))[language]
+    words = TEXTS[language]
     for name in ("record.html", "assessment.html"):
         text = pages[name].decode()
         assert f'<html lang="{language}">' in text
         assert "KR &lt;b&gt;" in text
-        assert own["papers.days"].replace("%", "31") in text
-        assert {own["kept.faces"].capitalize(), own["papers.yours"]} <= {
-            *re.findall(r">([^<>]+)<", text)
-        }
+        for word in (words["papers.days"].replace("%", "31"), words["papers.yours"]):
+            assert word in text
+        assert f">{words['kept.faces'].capitalize()}<" in text
     assert score in pages["assessment.html"].decode()
     assert not re.search(rb"110105|Aileen|\+86|/srv|postgres", b"".join(pages.values()))
