@@ -205,12 +205,6 @@ def builder(store, writer) -> RegistryBuilder:
 
 
 @pytest.fixture
-def count(store) -> Callable[[], dict[str, int]]:
-    """`count()`: rows by table."""
-    return store.counts
-
-
-@pytest.fixture
 def run(builder) -> Callable[..., Any]:
     """`run(schedule, now, **more)` runs the job as a command on a home does."""
 

@@ -12,7 +12,7 @@ from engine.sweeps.folder_retention import SweepRetention
 from serving.cli.inputs import open_deployment
 from tests.row_codes import alter, vouch
 
-OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
+ERASE = ("erase", "--document-type", "cn-ric", "--document-number", "110105198503071257", "--yes")
 
 
 def alter_all(home: Path, *statements: str) -> None:
@@ -127,11 +127,10 @@ def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it
     caught_home, sosie, become
 ) -> None:
     at = ("--home", caught_home)
-    erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
-    asked = sosie(*erase, *at, "--json")
+    asked = sosie(*ERASE, *at, "--json")
     assert (asked.code, asked.json["state"]) == (1, "pending")
     assert asked.json["due_at"] > asked.json["asked_at"]
-    assert "Waits" in sosie(*erase, *at).out
+    assert "Waits" in sosie(*ERASE, *at).out
     (pending,) = sosie("erasures", *at, "--json").json["erasures"]
     assert pending == asked.json
     (case,) = sosie("cases", *at, "--json").json["cases"]
@@ -181,8 +180,7 @@ def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_
     caught_home, sosie, become, monkeypatch
 ) -> None:
     at = ("--home", caught_home)
-    erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
-    assert sosie(*erase, *at).code == 1
+    assert sosie(*ERASE, *at).code == 1
 
     def fail(*_: object) -> None:
         raise StorageFailed("the disk is gone")

@@ -95,17 +95,14 @@ def test_no_score_is_shown_in_figures(caught_home, sosie) -> None:
     assert list_fractions(shown) <= FIGURES
 
 
-def test_whoever_saw_a_persons_case_in_the_queue_is_named(
-    caught_home, sosie, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_saw_a_persons_case_in_the_queue_is_named(caught_home, sosie, monkeypatch) -> None:
     # Also where the chain and the events are read in pieces.
     monkeypatch.setattr(audit, "WINDOW_ENTRIES", 2)
     assert sosie("cases", "--home", caught_home).code == 0
     shown = sosie("subject", "export", *REASON, "--home", caught_home, "--json", *OTHER).json
     [case] = shown["records"]["cases"]
-    assert [one["detail"] for one in shown["audit"] if one["action"] == "cases.read"] == [
-        {"cases": [case["id"]]}
-    ]
+    seen = [one["detail"] for one in shown["audit"] if one["action"] == "cases.read"]
+    assert seen == [{"cases": [case["id"]]}]
     assert {one["type"] for one in shown["records"]["events"]} == {"enrollment.decided"}
 
 
@@ -212,7 +209,8 @@ def test_a_count_says_what_is_counted_by_whom_and_until_when(full_home, tmp_path
 def explain(sosie, home, tmp_path, enrollment: str, language: str = "en") -> str:
     page = tmp_path / "decision.html"
     given = ("subject", "decision", enrollment, page, "--language", language, "--home", home)
-    assert (outcome := sosie(*given)).code == 0, outcome.err
+    outcome = sosie(*given)
+    assert outcome.code == 0, outcome.err
     assert page.stat().st_mode & 0o077 == 0
     return page.read_text("utf-8")
 
@@ -230,13 +228,9 @@ def test_a_refusal_is_a_page_with_what_it_means_and_where_to_turn(
         head = deployment.store.audit_head()[0]
     text = explain(sosie, caught_home, tmp_path, refused.id, language)
     assert f'<html lang="{language}">' in text
-    for name in (
-        "explained.rejected",
-        "explained.machine",
-        "explained.turn",
-        "subject.rights.text",
-    ):
-        assert TEXTS[language][name] in text
+    for name in ("rejected", "machine", "turn"):
+        assert TEXTS[language][f"explained.{name}"] in text
+    assert TEXTS[language]["subject.rights.text"] in text
     for reason in refused.reasons:
         assert CATALOGS[language][f"reason.{reason}"] in text
         assert escape(ADVICE[reason][language]) in text
