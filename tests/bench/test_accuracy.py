@@ -27,12 +27,9 @@ def test_rates_that_a_small_folder_cannot_give_are_skipped_and_say_why(faces) ->
     assert results[0].setup["people"] == 4
 
 
-def test_only_the_first_people_are_evaluated(faces) -> None:
+def test_only_the_first_people_are_evaluated_and_one_is_not_enough(faces) -> None:
     results, _ = run(AccuracyConfig(faces=faces, people=2))
     assert results[0].setup["people"] == 2
-
-
-def test_one_person_is_not_enough(faces) -> None:
     with pytest.raises(RequestError, match="two people"):
         run(AccuracyConfig(faces=faces, people=1))
 

@@ -4,26 +4,18 @@ import sys
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import bench.datasets
-from bench.core.reports import Result, Skipped, load_goals
+from bench.core.reports import Skipped, load_goals
 from bench.datasets import PhotographPairs, open_pairs
 from bench.suites.extract import SOSIE, ExtractConfig, Peer, PeerMissing, compare_pairs, run
 from engine.faces.extractor import Extraction, open_extractor
 
-Run = tuple[tuple[Result, ...], dict[str, Any]]
 
-
-@pytest.fixture(scope="module")
-def done(faces) -> Run:
-    return run(ExtractConfig(faces=faces, pairs=1, rounds=1))
-
-
-def test_every_goal_is_measured_or_skipped(done) -> None:
-    _, measured = done
+def test_every_goal_is_measured_or_skipped(faces) -> None:
+    _, measured = run(ExtractConfig(faces=faces, pairs=1, rounds=1))
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "extract"}
     skipped = {name for name, value in measured.items() if isinstance(value, Skipped)}
     assert skipped <= {"deepface_speedup"}

@@ -57,9 +57,7 @@ def test_anything_but_an_answer_or_a_polite_refusal_is_unexpected(status: int) -
     """A 429 is polite with Retry-After only."""
     storm = make_record([200] * 99 + [status], [10.0] * 100)
     assert make_overload(storm).measure("match")["match_unexpected"] == 1
-
-
-def test_a_429_in_calm_is_unexpected() -> None:
+    # In calm no refusal is.
     after = make_record([200] * 99 + [429], [10.0] * 100, retry_s=1)
     fine = make_record([200] * 10, [10.0] * 10)
     assert make_overload(fine, after).measure("match")["match_unexpected"] == 1

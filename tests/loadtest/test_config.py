@@ -73,12 +73,9 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str, c
     assert words in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
-def test_this_machine_needs_no_permission(host: str) -> None:
-    assert read_target(f"http://{host}:8700", allows_remote=False).url == f"http://{host}:8700"
-
-
-def test_another_machine_needs_permission() -> None:
+def test_another_machine_needs_permission_and_this_one_none() -> None:
+    for host in ("127.0.0.1", "127.9.9.9", "localhost", "[::1]"):
+        assert read_target(f"http://{host}:8700", allows_remote=False).url == f"http://{host}:8700"
     target = read_target("https://192.0.2.1", allows_remote=True)
     assert (target.host, target.port, target.is_tls) == ("192.0.2.1", 443, True)
 

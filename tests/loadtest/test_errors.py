@@ -29,25 +29,23 @@ os.kill(os.getpid(), signal.SIGHUP)
 """
 
 
-def test_what_ends_it_twice_at_once_lets_it_clean_up_and_what_comes_later_ends_it() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ENDED_TWICE],
-        # `nohup` around these tests would have one of the signals ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+def run(code: str, hang_up: signal.Handlers) -> subprocess.CompletedProcess[str]:
+    """`nohup` around these tests would have one of the signals ignored."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hang_up),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def test_what_ends_it_twice_at_once_lets_it_clean_up_and_what_comes_later_ends_it() -> None:
+    done = run(ENDED_TWICE, signal.SIG_DFL)
     assert done.stdout == "cleaned up\n"
     assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_hanging_up_on_nohup_ends_nothing() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HUNG_UP],
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0
+    assert run(HUNG_UP, signal.SIG_IGN).returncode == 0

@@ -45,14 +45,10 @@ def test_even_a_short_run_has_one_of_every_planted_kind(seed: int) -> None:
     assert set(PLANTED) <= set(count(visits))
 
 
-def test_visits_are_in_order_and_numbered_once() -> None:
-    visits = plan()
+def test_visits_are_in_order_and_have_the_shares_of_the_mix() -> None:
+    visits = plan(rate=40, seconds=100)
     assert [one.due_s for one in visits] == sorted(one.due_s for one in visits)
     assert len({one.number for one in visits}) == len(visits)
-
-
-def test_the_mix_has_its_shares_and_nothing_is_added_to_the_arrivals() -> None:
-    visits = plan(rate=40, seconds=100)
     shares = Counter(one.traffic for one in visits)
     for traffic, share in DEFAULT_MIX.items():
         assert abs(shares[traffic] / len(visits) - share) < 0.03

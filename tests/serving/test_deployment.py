@@ -81,13 +81,6 @@ def _always_save(monkeypatch) -> None:
     monkeypatch.setattr(opened, "SNAPSHOT_AFTER", -1)
 
 
-@pytest.fixture
-def unsavable_home(full_home) -> Path:
-    """A home in which no snapshot can be saved: its folder's name leads nowhere."""
-    (full_home / "gallery").symlink_to("nowhere")
-    return full_home
-
-
 def test_a_watch_that_another_process_added_is_seen_once_the_lease_is_taken(
     open_home, full_home, sosie, photographs
 ) -> None:
@@ -448,16 +441,18 @@ def test_a_save_that_fails_leaves_the_snapshot_before_it(open_home, monkeypatch)
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_failed_save_of_the_snapshot_loses_no_answer(
-    unsavable_home, sosie, photographs, request_of
+    full_home, sosie, photographs, request_of
 ) -> None:
+    # No snapshot can be saved in it: its folder's name leads nowhere.
+    (full_home / "gallery").symlink_to("nowhere")
     request = request_of(
-        unsavable_home, live=photographs.later, msisdn="+8613800138001", idempotency_key="k-1"
+        full_home, live=photographs.later, msisdn="+8613800138001", idempotency_key="k-1"
     )
     enrolled = sosie(*request, "--json")
     assert (enrolled.code, enrolled.json["decision"]) == (0, "approved")
     assert enrolled.err.startswith("sosie: warning: the gallery's snapshot was not saved")
     assert enrolled.err.count("\n") == 1
-    erased = sosie(*ERASE, "--home", unsavable_home, "--json")
+    erased = sosie(*ERASE, "--home", full_home, "--json")
     assert (erased.code, erased.json["references"]) == (0, 1)
     assert erased.err.startswith("sosie: warning: ")
 

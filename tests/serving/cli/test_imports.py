@@ -107,12 +107,6 @@ def base(photographs, tmp_path) -> Path:
     return write(folder / "base.csv", rows)
 
 
-@pytest.fixture
-def digest(home, tmp_path) -> str:
-    with Deployment(home, load_settings(home)) as deployment:
-        return deployment.store.model_digest
-
-
 def test_good_rows_are_in_and_bad_ones_in_the_report(home, base, sosie, photographs) -> None:
     outcome = sosie("import", base, "--home", home, "--json")
     assert outcome.code == 1, outcome.err
@@ -213,10 +207,10 @@ def test_issued_templates_are_taken_from_the_carrier_that_got_them(home, sosie, 
     assert (answer["admitted"], answer["failures"]) == (2, {"TEMPLATE_INVALID": 1})
 
 
-def test_vectors_need_the_name_of_their_model(
-    home, sosie, digest, tmp_path, assert_refused
-) -> None:
+def test_vectors_need_the_name_of_their_model(home, sosie, tmp_path, assert_refused) -> None:
     path = write_vectors(tmp_path / "base.parquet", range(10), make_vectors(10))
+    with Deployment(home, load_settings(home)) as deployment:
+        digest = deployment.store.model_digest
     assert_refused(sosie("import", path, "--home", home), "--model-digest", digest)
     options = ("--model-digest", digest, "--country", "CN", "--home", home, "--json")
     answer = sosie("import", path, *options).json

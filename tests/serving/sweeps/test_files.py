@@ -57,15 +57,11 @@ def _no_hold(monkeypatch) -> None:
     monkeypatch.setenv("SOSIE_RETENTION__CASE_HOLD_DAYS", "0")
 
 
-@pytest.fixture
-def trio(deployment) -> None:
-    """The first person is there under a third document."""
-    fill(deployment, second_documents(strangers(PEOPLE)[:1], seed=9), first=2000)
-
-
 def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
-    trio, manager, deployment
+    manager, deployment
 ) -> None:
+    # The first person is there under a third document.
+    fill(deployment, second_documents(strangers(PEOPLE)[:1], seed=9), first=2000)
     done = sweep(manager)
     folder = folder_of(deployment, done)
     groups = GroupFile.open(folder.groups).page(PEOPLE)
