@@ -289,7 +289,7 @@ function placesOf({ carriers, outlets }) {
 function changeRow({ known }, row, changed, error = null) {
   const id = row.dataset.case;
   known.set(id, { ...known.get(id), ...changed });
-  const why = error && element("div.hint", sentenceOf(error));
+  const why = error && element("div.hint.wrap", sentenceOf(error));
   replace(cellUnder(row, "case.state"), stateOf(known.get(id)), why);
 }
 
