@@ -165,21 +165,8 @@ def require_judgeable(request: EnrollmentRequest) -> str:
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
-    require_visible("carrier", request.carrier)
-    require_visible("outlet", request.outlet)
-    require_visible("document type", request.document.type)
-    require_visible("document number", request.document.number, LINES)
-    require_visible("name", request.document.name, MARKS, is_prose=True)
-    require_visible("number", request.msisdn)
-    record = {} if request.consent.given is None else request.consent.given.plain()
-    for text in (request.consent.ref or "", *record.values()):
-        require_visible("consent", text)
-    if len(request.consent.ref or "") > MAX_CONSENT_LENGTH:
-        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
+    _require_texts(request)
     require_units(request)
-    for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.second is not None:
-            require_unit(sample.second.vector, what)
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
@@ -197,20 +184,38 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     return normalise_msisdn(request.msisdn)
 
 
+def _require_texts(request: EnrollmentRequest) -> None:
+    require_visible("carrier", request.carrier)
+    require_visible("outlet", request.outlet)
+    require_visible("document type", request.document.type)
+    require_visible("document number", request.document.number, LINES)
+    require_visible("name", request.document.name, MARKS, is_prose=True)
+    require_visible("number", request.msisdn)
+    consent = request.consent
+    record = {} if consent.given is None else consent.given.plain()
+    for text in (consent.ref or "", *record.values()):
+        require_visible("consent", text)
+    if len(consent.ref or "") > MAX_CONSENT_LENGTH:
+        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
+
+
 def _require_guardian(guardian: GuardianShown) -> None:
     require_visible("guardian's document number", guardian.document.number, LINES)
     require_visible("guardian's name", guardian.document.name, MARKS, is_prose=True)
     require_checkable(guardian.document)
-    for sample in (guardian.live, guardian.portrait):
-        if sample is not None and sample.vector is not None:
-            require_unit(sample.vector, "guardian's")
+    _require_units({"guardian's": guardian.live, "guardian's portrait's": guardian.portrait})
 
 
 def require_units(request: EnrollmentRequest) -> None:
     """`VectorUnusable` unless both photographs' vectors, where there are any, are unit vectors."""
-    for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.vector is not None:
-            require_unit(sample.vector, what)
+    _require_units({"live": request.live, "portrait": request.portrait})
+
+
+def _require_units(samples: Mapping[str, Sample | None]) -> None:
+    for what, sample in samples.items():
+        for shown in () if sample is None else (sample, sample.second):
+            if shown is not None and shown.vector is not None:
+                require_unit(shown.vector, what)
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str) -> bytes:
