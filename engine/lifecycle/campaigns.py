@@ -52,7 +52,7 @@ def start_campaign(call: WriterCall, terms: CampaignTerms, actor: str) -> Campai
     `read_steps` has them: the first at the deadline, each other counted from the one before.
     """
     carrier, deadline, chosen = terms.carrier, terms.deadline, terms.chosen
-    require_visible(terms.name, "the name of a campaign")
+    require_visible("campaign's name", terms.name)
     if unknown := set(chosen or {}) - TERMS:
         known = ", ".join(sorted(TERMS))
         raise RequestError(f"lines are not chosen by {min(unknown)}: take {known}")

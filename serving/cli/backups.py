@@ -200,7 +200,7 @@ def mend(
     Asks for both keys. Nothing that was altered or lost comes back; every later verification shows
     the mend. Stop the service first, and keep a copy of the database as it is.
     """
-    require_words(reason, "a reason", 500)
+    require_words("a reason", reason, 500)
     deployment = call.open(is_examined=True)
     people = [_ask_operator(deployment, which) for which in ("first", "second")]
     record = mend_chain(deployment.store, reason, *people)

@@ -284,10 +284,10 @@ def name_actor() -> str:
 
 def require_code(code: str) -> None:
     """Refuses what cannot be the code of a carrier or an outlet."""
-    require_words(code, "a code", 64)
+    require_words("a code", code, 64)
 
 
-def require_words(text: str, what: str, max_length: int) -> None:
+def require_words(what: str, text: str, max_length: int) -> None:
     """Refuses a text that is empty, too long or not one printable line."""
     is_shown = text.isprintable() and is_visible(text)
     if not is_shown or not 1 <= len(text.strip()) == len(text) <= max_length:

@@ -76,7 +76,7 @@ def watch_face(
     reason: str = option("Why: shown to those who review a hit.", default=...),
 ) -> Answer:
     """Put a face on the watch-list: an enrollment that meets it goes to review."""
-    inputs.require_words(reason, "a reason", 200)
+    inputs.require_words("a reason", reason, 200)
     deployment = call.deployment
     (sample,) = inputs.sample_photographs(deployment, [image])
     probe = inputs.require_probe(sample, image)

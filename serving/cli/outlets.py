@@ -52,7 +52,7 @@ def add_carrier(
 ) -> Answer:
     """Add a carrier."""
     require_code(code)
-    require_words(name, "a name", 200)
+    require_words("a name", name, 200)
     if time_zone is not None:
         find_time_zone(time_zone)
     new = Carrier(code, name, line_limit, time_zone)
@@ -259,7 +259,7 @@ def add_key(
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet, person)
     if label:
-        require_words(label, "a label", MAX_LABEL_LENGTH)
+        require_words("a label", label, MAX_LABEL_LENGTH)
     if rate_limit is not None and not 0 < rate_limit <= FASTEST:
         raise RequestError(f"--rate-limit is above 0 and at most {FASTEST} items a second")
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
@@ -321,7 +321,7 @@ def _require_bounds(
         if value is not None:
             require_code(value)
     if person is not None:
-        require_words(person, "a person's name", MAX_LABEL_LENGTH)
+        require_words("a person's name", person, MAX_LABEL_LENGTH)
     elif role.value in PERSONAL_ROLES:
         raise RequestError(f"a key of role {role.value} is a person's: give --person too")
 
@@ -382,7 +382,7 @@ def forget_person(call: Call, person: str = PERSON_NAME) -> Answer:
 
 
 def _end_sessions(call: Call, person: str, *, forgets: bool) -> Answer:
-    require_words(person, "a person's name", MAX_LABEL_LENGTH)
+    require_words("a person's name", person, MAX_LABEL_LENGTH)
     ended = call.store.accounts.sign_out_person(person, actor=call.actor, forgets=forgets)
     verb = "Forgot" if forgets else "Signed out"
     return done(verb, f"{person}: {ended} sessions ended", {"person": person, "sessions": ended})

@@ -352,7 +352,7 @@ def export_subject(
 
     Exit code 1 where a damaged row is left out.
     """
-    inputs.require_words(reason, "a reason", 500)
+    inputs.require_words("a reason", reason, 500)
     inputs.require_place(page)
     document, today = chosen.read(), utc_now().date()
     record = find_holder(call.store, document, today)

@@ -18,6 +18,10 @@ HIDDEN = {
     "tag": "\U000e0041",
     "line separator": "\u2028",
     "Hangul filler": "\u3164",
+    "blank pattern of Braille": "\u2800",
+    "null notehead": "\U0001d159",
+    "free for what shows nothing": "\u2065",
+    "the last one so": "\U000e0fff",
     "joiner between Latin letters": "\u200d",
 }
 SHOWN = (
@@ -36,7 +40,7 @@ def test_what_hides_is_seen_wherever_it_stands(hidden: str) -> None:
     for text in (hidden, f"{hidden}ab", f"a{hidden}b", f"ab{hidden}", f"é{hidden}b"):
         assert not is_visible(text, "\n\t", is_prose=True), ascii(text)
         with pytest.raises(RequestError):
-            require_words(text, "a label", 200)
+            require_words("a label", text, 200)
 
 
 @pytest.mark.parametrize("text", SHOWN)

@@ -90,6 +90,8 @@ def test_a_campaign_that_cannot_be_is_refused(lines) -> None:
         start(lines, carrier="green")
     with pytest.raises(RequestError, match="not chosen by colour"):
         start(lines, chosen={"colour": "red"})
+    with pytest.raises(RequestError, match="the campaign's name holds"):
+        start(lines, name="all\u202e")
 
 
 def test_a_carrier_with_many_lines_does_not_keep_back_the_campaign_of_another(lines) -> None:
