@@ -4,8 +4,13 @@ import { element } from "/console/js/elements.js";
 
 const JSON_TYPE = "application/json";
 
+/** The Markdown that descriptions have: code among text, in paragraphs. */
+function inline(text) {
+  return text.split("`").map((part, place) => (place % 2 ? element("code", part) : part));
+}
+
 function paragraphs(text) {
-  return (text || "").split(/\n\s*\n/).filter(Boolean).map((one) => element("p", one));
+  return (text || "").split(/\n\s*\n/).filter(Boolean).map((one) => element("p", inline(one)));
 }
 
 const nameOf = (reference) => reference.split("/").pop();
@@ -64,43 +69,39 @@ function schemaOf(content) {
   return kinds.length ? content[kinds.includes(JSON_TYPE) ? JSON_TYPE : kinds[0]].schema : null;
 }
 
-function operationBody(operation, headers) {
+function operationSection(path, method, operation, headers) {
   const parameters = (operation.parameters || []).map((one) => [
     one.name, one.in, one.required ? "required" : "optional", kindOf(one.schema),
-    [one.description, boundsOf(one.schema)].filter(Boolean).join("; ")]);
+    inline([one.description, boundsOf(one.schema)].filter(Boolean).join("; "))]);
   const body = operation.requestBody && schemaOf(operation.requestBody.content);
   const answers = Object.entries(operation.responses).map(([status, one]) => {
     const schema = schemaOf(one.content);
     const sent = Object.keys(one.headers || {}).filter((name) => name in headers);
-    return [status, schema ? kindOf(schema) : "", one.description, sent.join(", ")];
+    return [status, schema ? kindOf(schema) : "", inline(one.description), sent.join(", ")];
   });
-  return element("div.body",
-    ...paragraphs(operation.description),
-    element("p", `Operation ${operation.operationId}. `,
-      operation.security ? "Needs a key." : "Needs no key."),
-    table("Parameters", ["name", "in", "", "type", ""], parameters),
-    body ? element("p", "Body: ", ...kindOf(body),
-      ` as ${Object.keys(operation.requestBody.content).join(", ")}.`) : null,
-    table("Answers", ["status", "type", "", "headers"], answers));
-}
-
-function operationSection(path, method, operation, headers) {
   return element("details", { id: operation.operationId, "data-words":
     `${method} ${path} ${operation.operationId} ${operation.summary} ${operation.tags}` },
   element("summary",
     element("span.method", method.toUpperCase()),
     element("span.path", path),
     element("span.what", operation.summary)),
-  operationBody(operation, headers));
+  element("div.body",
+    ...paragraphs(operation.description),
+    element("p", `Operation ${operation.operationId}. `,
+      operation.security ? "Needs a key." : "Needs no key."),
+    table("Parameters", ["name", "in", "", "type", ""], parameters),
+    body ? element("p", "Body: ", ...kindOf(body),
+      ` as ${Object.keys(operation.requestBody.content).join(", ")}.`) : null,
+    table("Answers", ["status", "type", "", "headers"], answers)));
 }
 
 function typeSection(name, schema) {
   const required = new Set(schema.required || []);
   const rows = Object.entries(schema.properties || {}).map(([field, one]) => [
-    field, kindOf(one), required.has(field) ? "required" : "optional", describe(one)]);
+    field, kindOf(one), required.has(field) ? "required" : "optional", inline(describe(one))]);
   return element("details", { id: `type-${name}`, "data-words": `${name} ${schema.description || ""}` },
     element("summary", element("span.path", name),
-      element("span.what", (schema.description || "").split("\n")[0])),
+      element("span.what", inline((schema.description || "").split("\n")[0]))),
     element("div.body",
       ...paragraphs(schema.description),
       table("Fields", ["name", "type", "", ""], rows),
@@ -127,7 +128,7 @@ function show(api) {
       section(`tag-${tag.name}`, tag.name, tag.description, byTag.get(tag.name))),
     section("types", "types", "What bodies and answers are made of.", types)];
   document.getElementById("version").textContent = api.info.version;
-  document.getElementById("about").textContent = api.info.description;
+  document.getElementById("about").replaceChildren(...inline(api.info.description));
   document.getElementById("main").replaceChildren(...sections);
   document.getElementById("contents").replaceChildren(element("ul", ...sections.map((one) =>
     element("li", element("a", { href: `#${one.id}` }, one.firstChild.textContent)))));

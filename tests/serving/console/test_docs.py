@@ -1,5 +1,6 @@
 """The page of the API at `/docs`: every operation and type, from our own files alone."""
 
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,16 @@ def test_every_operation_and_every_type_is_on_the_page(page: Page, site) -> None
     assert shown == {one.operation_id for one in ENDPOINTS} | {
         f"type-{name}" for name in document["components"]["schemas"]
     }
+
+
+def test_the_markdown_of_descriptions_is_rendered_and_is_code_alone(page: Page, site) -> None:
+    document = site.service.ask("GET", "/openapi.json", key=None).text
+    texts = re.findall(r'"description": ?"((?:[^"\\]|\\.)*)"', document)
+    assert [one for one in texts if re.search(r"\*\*|\]\(|(?:\\n|^) *[-*#] ", one)] == []
+    assert [one for one in texts if one.count("`") % 2] == []
+    shown = page.locator("body").evaluate("body => body.textContent")
+    assert "`" not in shown
+    expect(page.locator("#createEnrollment ~ details code").first).to_be_attached()
 
 
 def test_a_filter_leaves_what_is_looked_for_and_a_link_opens_it(page: Page) -> None:
