@@ -306,7 +306,10 @@ def gather_papers(deployment: Deployment) -> dict[str, Any]:
     card, crops = embedder_card(settings), settings.crops
     kept: dict[Retained, int] = find_days(settings.retention)
     kept[Retained.CROPS] = 0 if crops.keep == CropScope.NONE else crops.days
-    told = settings.model_dump(mode="json", include={"people", "liveness", "proofs", "lines"})
+    # Where a machine has its issuers' keys is nobody else's business.
+    unsaid = {key: {"issuers": {"__all__": {"keys"}}} for key in ("liveness", "proofs")}
+    chosen = {"people", "liveness", "proofs", "lines"}
+    told = settings.model_dump(mode="json", include=chosen, exclude=unsaid)
     sinks = [*(one.sink for one in store.webhooks.find_all()), settings.authority.url]
     reached = newest_of(store, [PERSONS_REACHED])
     rated = dict.fromkeys(("same_document", "review", "certain"), Comparison.FUSED)

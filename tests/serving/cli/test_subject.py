@@ -290,6 +290,7 @@ def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
 ) -> None:
     chosen = {
         "SOSIE_PEOPLE__COUNTRIES": '["KR <b>"]',
+        "SOSIE_LIVENESS__ISSUERS": '{"capture": {"keys": "/srv/keys.json"}}',
         "SOSIE_LINES__RULES": "china",
         "SOSIE_RETENTION__FACES_DAYS": "31",
     }
@@ -308,6 +309,7 @@ def test_papers_say_what_the_settings_are_and_the_audit_chain_has_their_digests(
         text = pages[name].decode()
         assert f'<html lang="{language}">' in text
         assert "KR &lt;b&gt;" in text
+        assert ("capture" in text) is (name == "assessment.html")
         for word in (words["papers.days"].replace("%", "31"), words["papers.yours"]):
             assert word in text
         assert f">{words['kept.faces'].capitalize()}<" in text
