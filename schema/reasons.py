@@ -158,7 +158,7 @@ class Reason(StrEnum):
         "REPLACEMENT_ASKED",
         About.REPLACEMENT,
         Told.ALWAYS,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         asks=CaseKind.STOLEN_DOCUMENT,
     )
     BIRTH_DATE_MISMATCH = Row(
@@ -173,20 +173,20 @@ class Reason(StrEnum):
     GUARDIAN_UNUSABLE = Row("GUARDIAN_UNUSABLE", About.GUARDIAN, Told.ALWAYS)
     GUARDIAN_MISMATCH = Row("GUARDIAN_MISMATCH", About.GUARDIAN, Told.FACE_OR_GUARDIAN)
     GUARDIAN_DUPLICATE = Row(
-        "GUARDIAN_DUPLICATE", About.GUARDIAN, Told.ALWAYS, brings=Decision.REVIEW, is_searched=True
+        "GUARDIAN_DUPLICATE", About.GUARDIAN, Told.ALWAYS, Decision.REVIEW, is_searched=True
     )
     GUARDIAN_CHANGED = Row(
         "GUARDIAN_CHANGED",
         About.GUARDIAN,
         Told.OWN_HOLDER,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         asks=CaseKind.STOLEN_DOCUMENT,
     )
     EXCEPTION_ASKED = Row(
         "EXCEPTION_ASKED",
         About.EXCEPTION,
         Told.ALWAYS,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         shows_nobody=True,
         opens=CaseKind.EXCEPTION,
     )
@@ -202,7 +202,7 @@ class Reason(StrEnum):
         "DECEASED_LOOK_ALIKE",
         About.LOOK_ALIKE,
         Told.FACE_SHOWN,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         is_searched=True,
         opens=CaseKind.DECEASED,
     )
@@ -210,12 +210,12 @@ class Reason(StrEnum):
         "NAME_MISMATCH",
         About.HOLDER,
         Told.OWN_HOLDER,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         is_guardians_too=True,
         refusal="the name differs from the one registered for this document",
     )
     AUTHORITY_UNAVAILABLE = Row(
-        "AUTHORITY_UNAVAILABLE", About.AUTHORITY, Told.ALWAYS, brings=Decision.REVIEW
+        "AUTHORITY_UNAVAILABLE", About.AUTHORITY, Told.ALWAYS, Decision.REVIEW
     )
     AUTHORITY_UNKNOWN_DOCUMENT = Row(
         "AUTHORITY_UNKNOWN_DOCUMENT", About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True
@@ -224,7 +224,7 @@ class Reason(StrEnum):
         "AUTHORITY_CONTRADICTS",
         About.AUTHORITY,
         Told.OWN_HOLDER,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         is_guardians_too=True,
     )
     # Of a photograph in the order in which they are mended.
@@ -250,9 +250,7 @@ class Reason(StrEnum):
     LIVENESS_FAILED = Row("LIVENESS_FAILED", About.LIVENESS, Told.ALWAYS)
     LIVENESS_STALE = Row("LIVENESS_STALE", About.LIVENESS, Told.ALWAYS)
     LIVENESS_WEAK = Row("LIVENESS_WEAK", About.LIVENESS, Told.ALWAYS)
-    LIVENESS_UNCERTAIN = Row(
-        "LIVENESS_UNCERTAIN", About.LIVENESS, Told.ALWAYS, brings=Decision.REVIEW
-    )
+    LIVENESS_UNCERTAIN = Row("LIVENESS_UNCERTAIN", About.LIVENESS, Told.ALWAYS, Decision.REVIEW)
     FACE_MISMATCH = Row(
         "FACE_MISMATCH",
         About.FACE,
@@ -267,7 +265,7 @@ class Reason(StrEnum):
         opens=CaseKind.STOLEN_DOCUMENT,
         refusal="the document is already registered with another face",
     )
-    NOT_SEARCHED = Row("NOT_SEARCHED", About.FACE, Told.ALWAYS, brings=Decision.APPROVED)
+    NOT_SEARCHED = Row("NOT_SEARCHED", About.FACE, Told.ALWAYS, Decision.APPROVED)
     """Its carrier keeps no face, and searches for none: it speaks against nobody."""
     DUPLICATE_IDENTITY = Row(
         "DUPLICATE_IDENTITY",
@@ -280,7 +278,7 @@ class Reason(StrEnum):
         "POSSIBLE_DUPLICATE",
         About.LOOK_ALIKE,
         Told.FACE_SHOWN,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         is_searched=True,
         opens=CaseKind.POSSIBLE_DUPLICATE,
     )
@@ -299,7 +297,7 @@ class Reason(StrEnum):
         "WATCHLISTED",
         About.HOLDER,
         Told.HOLDER_ALONE,
-        brings=Decision.REVIEW,
+        Decision.REVIEW,
         is_guardians_too=True,
         refusal="the face or the document is on the watch-list",
     )

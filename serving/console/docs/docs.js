@@ -1,8 +1,14 @@
-// Shows /openapi.json: operations by tag, then the types. Text never becomes markup.
+// Shows /openapi.json: operations by tag, with lines that call them, then the types. Text never
+// becomes markup, and a key is kept nowhere but in its field.
 
 import { element } from "/console/js/elements.js";
 
 const JSON_TYPE = "application/json";
+const SANDBOX_KEY = "sosie_sandbox_";
+const BEARER = "Bearer $SOSIE_KEY";
+const { origin: baseUrl } = location;
+const PYTHON = { true: "True", false: "False", null: "None",
+  [`"${BEARER}"`]: '"Bearer " + os.environ["SOSIE_KEY"]' };
 
 /** The Markdown that descriptions have: code among text, in paragraphs. */
 function inline(text) {
@@ -36,9 +42,7 @@ function boundsOf(schema) {
     "exclusiveMaximum", "minItems", "maxItems", "pattern"];
   const own = names.filter((name) => name in schema).map((name) => `${name} ${schema[name]}`);
   const inner = (schema.anyOf || []).map(boundsOf).filter(Boolean);
-  if (schema.default !== undefined && schema.default !== null) {
-    own.push(`default ${JSON.stringify(schema.default)}`);
-  }
+  if ((schema.default ?? null) !== null) own.push(`default ${JSON.stringify(schema.default)}`);
   return [...own, ...inner].join(", ");
 }
 
@@ -57,11 +61,105 @@ function table(caption, columns, rows) {
       ...rest.map((cell) => element("td", ...[].concat(cell)))))));
 }
 
-function example(caption, value) {
-  if (value === undefined) return null;
+function example(caption, text) {
   return element("figure",
     element("figcaption", caption),
-    element("pre", { tabindex: "0", role: "group", "aria-label": caption }, JSON.stringify(value, null, 2)));
+    element("pre", { tabindex: "0", role: "group", "aria-label": caption }, text));
+}
+
+const pretty = (value, indent = 2) => JSON.stringify(value, null, indent);
+const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const python = (value) => pretty(value, 4).replaceAll("\n", "\n    ")
+  .replace(/"(?:[^"\\]|\\.)*"|true|false|null/g, (one) => PYTHON[one] ?? one);
+const script = (value) => pretty(value).replace(`"${BEARER}"`, "`Bearer ${process.env.SOSIE_KEY}`");
+
+/** Lines that make a call, by their language; the key is in the environment. */
+const WRITERS = {
+  curl: ({ method, url, headers, body }) => [
+    `curl -sSg -X ${method} ${quote(url)}`,
+    ...Object.entries(headers).map(([name, value]) =>
+      `-H ${value === BEARER ? `"${name}: ${BEARER}"` : quote(`${name}: ${value}`)}`),
+    ...(body ? [`-d ${quote(pretty(body))}`] : []),
+  ].join(" \\\n  "),
+  Python: ({ method, url, headers, body }) => `import os\n\nimport httpx\n
+answer = httpx.request(
+    "${method}",
+    ${pretty(url)},
+    headers=${python(headers)},${body ? `\n    json=${python(body)},` : ""}
+)
+print(answer.status_code, answer.text)`,
+  TypeScript: ({ method, path, headers: { Authorization }, params, body }) =>
+    `import createClient from "openapi-fetch";\nimport type { paths } from "./schema.js";\n
+const client = createClient<paths>(${script({ baseUrl, headers: { Authorization } })});
+const { data, error } = await client.${method}("${path}", ${script({ params, body })});
+console.log(data ?? error);`,
+};
+
+/** A parameter as its field has it: numbers as such, and a list of the one that is given. */
+function readValue(schema, text) {
+  if (schema.type === "array") return [text];
+  const isText = [schema, ...(schema.anyOf || [])].some((one) => one.type === "string");
+  return isText || Number.isNaN(Number(text)) ? text : Number(text);
+}
+
+function readCall(path, method, operation, fields, text) {
+  const params = {};
+  for (const [{ in: place, name, schema }, { value }] of fields) {
+    if (value) (params[place] ??= {})[name] = readValue(schema, value);
+  }
+  const filled = path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(params.path?.[name] ?? name));
+  const query = new URLSearchParams(params.query).toString();
+  const headers = { ...params.header };
+  if (operation.security) headers.Authorization = BEARER;
+  if (text) headers["Content-Type"] = JSON_TYPE;
+  return { path, params, headers, method: method.toUpperCase(),
+    url: baseUrl + filled + (query && `?${query}`), body: text && JSON.parse(text) };
+}
+
+/** What the service answers to a call, with the key that the page was given. */
+async function send({ method, url, headers, body }) {
+  const key = document.getElementById("key").value.trim();
+  if (headers.Authorization) {
+    if (!key.startsWith(SANDBOX_KEY)) return `Give a key above that begins with ${SANDBOX_KEY}.`;
+    headers.Authorization = `Bearer ${key}`;
+  }
+  const sent = { method, headers, body: body && JSON.stringify(body), credentials: "omit" };
+  const response = await fetch(url, sent);
+  const isJson = response.headers.get("content-type")?.includes("json");
+  const answer = isJson ? pretty(await response.json()) : await response.text();
+  return example(`Answer: ${response.status}`, answer);
+}
+
+/** Fields of a call, and what is made of them: lines of code, and the call itself in a sandbox. */
+function callForm(path, method, operation, { components, isSandbox }) {
+  const fresh = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  const fields = (operation.parameters || [])
+    .filter((one) => one.in !== "header" || one.required)
+    .map((one) => [one, element("input", { required: one.required, autocomplete: "off",
+      value: one.name === "Idempotency-Key" ? fresh : one.schema.examples?.[0] })]);
+  const schema = operation.requestBody && schemaOf(operation.requestBody.content);
+  const body = schema && element("textarea", { rows: 8, spellcheck: "false" },
+    pretty(components.schemas[nameOf(schema.$ref)].examples[0]));
+  const lines = element("div.lines");
+  const answer = element("output");
+  const read = () => readCall(path, method, operation, fields, body?.value);
+  const draw = () => {
+    try {
+      lines.replaceChildren(...Object.entries(WRITERS).map(([name, write]) => example(name, write(read()))));
+      body?.setCustomValidity("");
+    } catch (fault) {
+      body.setCustomValidity(fault.message);
+    }
+  };
+  const onsubmit = (event) => {
+    event.preventDefault();
+    send(read()).catch(({ message }) => message).then((shown) => answer.replaceChildren(shown));
+  };
+  draw();
+  return element("form", { oninput: draw, onsubmit },
+    fields.map(([{ name }, input]) => element("label", name, input)),
+    body && element("label", "Body", body),
+    isSandbox && element("button", "Try it"), answer, lines);
 }
 
 function schemaOf(content) {
@@ -69,7 +167,8 @@ function schemaOf(content) {
   return kinds.length ? content[kinds.includes(JSON_TYPE) ? JSON_TYPE : kinds[0]].schema : null;
 }
 
-function operationSection(path, method, operation, headers) {
+function operationSection(path, method, operation, api) {
+  const headers = api.components.headers || {};
   const parameters = (operation.parameters || []).map((one) => [
     one.name, one.in, one.required ? "required" : "optional", kindOf(one.schema),
     inline([one.description, boundsOf(one.schema)].filter(Boolean).join("; "))]);
@@ -92,7 +191,8 @@ function operationSection(path, method, operation, headers) {
     table("Parameters", ["name", "in", "", "type", ""], parameters),
     body ? element("p", "Body: ", ...kindOf(body),
       ` as ${Object.keys(operation.requestBody.content).join(", ")}.`) : null,
-    table("Answers", ["status", "type", "", "headers"], answers)));
+    table("Answers", ["status", "type", "", "headers"], answers),
+    callForm(path, method, operation, api)));
 }
 
 function typeSection(name, schema) {
@@ -105,7 +205,7 @@ function typeSection(name, schema) {
     element("div.body",
       ...paragraphs(schema.description),
       table("Fields", ["name", "type", "", ""], rows),
-      ...(schema.examples || []).map((one, place) => example(`Example ${place + 1}`, one))));
+      ...(schema.examples || []).map((one, place) => example(`Example ${place + 1}`, pretty(one)))));
 }
 
 function section(id, title, text, items) {
@@ -114,11 +214,10 @@ function section(id, title, text, items) {
 }
 
 function show(api) {
-  const headers = api.components.headers || {};
   const byTag = new Map(api.tags.map((tag) => [tag.name, []]));
   for (const [path, item] of Object.entries(api.paths)) {
     for (const [method, operation] of Object.entries(item)) {
-      byTag.get(operation.tags[0]).push(operationSection(path, method, operation, headers));
+      byTag.get(operation.tags[0]).push(operationSection(path, method, operation, api));
     }
   }
   const types = Object.entries(api.components.schemas).sort(([a], [b]) => a.localeCompare(b))
@@ -161,7 +260,9 @@ function openTarget() {
 async function start() {
   const response = await fetch("/openapi.json", { headers: { Accept: JSON_TYPE } });
   if (!response.ok) throw new Error(`/openapi.json: ${response.status}`);
-  show(await response.json());
+  const isSandbox = response.headers.has("sosie-sandbox");
+  document.getElementById(isSandbox ? "tried" : "untried").hidden = false;
+  show({ ...(await response.json()), isSandbox });
   document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
   window.addEventListener("hashchange", openTarget);
   openTarget();

@@ -55,13 +55,9 @@ let running = null;
 
 /** Asks whoever was signed in to sign in again; false where they leave. */
 export function signInAgain(signal) {
-  running ??= resumeOrAsk(signal).finally(() => (running = null));
+  const work = async () => (isSession() && (await resumeSession())) || ask(signal);
+  running ??= work().finally(() => (running = null));
   return running;
-}
-
-async function resumeOrAsk(signal) {
-  if (isSession() && (await resumeSession())) return true;
-  return ask(signal);
 }
 
 function ask(signal) {

@@ -373,7 +373,10 @@ function keysOf(queue, faults) {
     j: move(1),
     k: () => (current() < 0 ? move(1)() : move(-1)()),
     Enter: open(),
-    a: on((row) => attempt(page, row, faults, () => takeOver(queue, row))),
+    a: on((row) => attempt(page, row, faults, async () => {
+      changeRow(queue, row, await takeCase(row.dataset.case));
+      page.announce(say("cases.assigned"));
+    })),
     x: on((chosen) => chosen.querySelector("input").click()),
     n: open("note"),
     p: open("propose"),
@@ -382,8 +385,3 @@ function keysOf(queue, faults) {
 }
 
 const takeCase = (id) => post(["cases", id, "assign"], { assignee: "me" });
-
-async function takeOver(queue, row) {
-  changeRow(queue, row, await takeCase(row.dataset.case));
-  queue.page.announce(say("cases.assigned"));
-}
