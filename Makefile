@@ -26,7 +26,7 @@ LOCKS := cpu+dev cpu+demo cpu+demo+postgres+test \
 
 CLIENT := serving/client/client.py
 
-.PHONY: demo test test-files test-clusters test-other check format client contract docs lock clean
+.PHONY: demo test test-other check format client contract docs lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
@@ -37,14 +37,9 @@ CLUSTER := tests/serving/cluster
 NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
 	proxy_metrics registrar_client restarts supervisor)
 ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
-# With `--jobs 2` both go at once: clusters have the cores first.
-test: test-files test-clusters
-
 # In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
-test-files: $(VENV)/.dev $(CLIENT)
-	nice $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
-
-test-clusters: $(VENV)/.dev $(CLIENT)
+test: $(VENV)/.dev $(CLIENT)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
 	$(BIN)/python -m pytest $(ALONE)
 
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.

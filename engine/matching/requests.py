@@ -165,7 +165,17 @@ def require_judgeable(request: EnrollmentRequest) -> str:
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
-    _require_texts(request)
+    require_visible("carrier", request.carrier)
+    require_visible("outlet", request.outlet)
+    require_visible("document type", request.document.type)
+    require_visible("document number", request.document.number, LINES)
+    require_visible("name", request.document.name, MARKS, is_prose=True)
+    require_visible("number", request.msisdn)
+    record = {} if request.consent.given is None else request.consent.given.plain()
+    for text in (request.consent.ref or "", *record.values()):
+        require_visible("consent", text)
+    if len(request.consent.ref or "") > MAX_CONSENT_LENGTH:
+        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     require_units(request)
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
@@ -182,21 +192,6 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     if request.proof is not None and not is_alone:
         raise RequestError("a proof stands in place of the face: send no photograph beside it")
     return normalise_msisdn(request.msisdn)
-
-
-def _require_texts(request: EnrollmentRequest) -> None:
-    require_visible("carrier", request.carrier)
-    require_visible("outlet", request.outlet)
-    require_visible("document type", request.document.type)
-    require_visible("document number", request.document.number, LINES)
-    require_visible("name", request.document.name, MARKS, is_prose=True)
-    require_visible("number", request.msisdn)
-    consent = request.consent
-    record = {} if consent.given is None else consent.given.plain()
-    for text in (consent.ref or "", *record.values()):
-        require_visible("consent", text)
-    if len(consent.ref or "") > MAX_CONSENT_LENGTH:
-        raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
 
 
 def _require_guardian(guardian: GuardianShown) -> None:
