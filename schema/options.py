@@ -102,7 +102,7 @@ class Limits:
     key_failures: int = option(5000, "of any other; a carrier's: 4 times", ge=0)
     key_h: float = option(24, "hours of the two above", gt=0)
     searched_faces: int = option(
-        1_000, "faces that all keys of a carrier together search for in 24 hours", ge=0
+        256, "faces that all keys of a carrier together search for in 24 hours", ge=0
     )
 
 
