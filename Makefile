@@ -16,8 +16,8 @@ endef
 SOURCES := schema engine indexes serving bench loadtest tests hatch_build.py
 # Tests start hundreds of processes, and each would compile the whole product anew.
 unexport PYTHONDONTWRITEBYTECODE
-# One more than there are cores, of four at most: many tests wait for processes that they started.
-WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+# Two more than there are cores, of four at most: many tests wait for processes that they started.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 2 : 4)))
 
 # One lock for each set of extras, named after it. The first has all that the tests run with, and the
 # others the same versions.
