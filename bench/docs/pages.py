@@ -429,11 +429,13 @@ def refresh(page: str, run: Run) -> str:
 
 
 def print_words(words: str, run: Run) -> str:
-    """The output as a page shows it: no spaces at the ends of lines, cut where it says so."""
+    """The output as a page shows it: tables without frames, no spaces at the ends of lines, cut
+    where it says so."""
     cut = _HEAD.search(words)
     lines: Sequence[str] = run(shlex.split(_HEAD.sub("", words))).splitlines()
     kept = lines if cut is None else lines[: int(cut[1])]
-    return "".join(f"{line.rstrip()}\n" for line in kept)
+    plain = (re.sub("[│┃]", " ", line).rstrip() for line in kept if line[:1] not in {*"┏┡┌└"})
+    return "".join(f"{line}\n" for line in plain)
 
 
 def run_sosie(words: list[str]) -> str:
